@@ -1,0 +1,1 @@
+"""The contract between training and serving (the bundle), and the conversion to ONNX."""

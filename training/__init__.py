@@ -1,0 +1,1 @@
+"""Fits recurrent models to event logs; leaves a training run for keyfold.export."""

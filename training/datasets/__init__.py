@@ -1,0 +1,1 @@
+"""Converters from published data sets to keyfold event logs."""

@@ -1,0 +1,1 @@
+"""The stream worker: Kafka in, ONNX Runtime, state in Redis, predictions out."""

@@ -1,0 +1,95 @@
+"""The worker's settings: one TOML file, environment and flags, read once into a frozen object.
+
+Owns every setting's name, default and meaning, and refuses contradictions by name. Read by the
+commands of this package; everything else is handed the values it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from keyfold.export import settings
+from keyfold.export.settings import SettingsError
+
+__all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """Where events come from and predictions go."""
+
+    brokers: str  # "host:port,host:port"
+    input: str  # topic of events
+    output: str  # topic of predictions; the same number of partitions as the input
+    group: str = "keyfold"  # consumer group; also the name of the state's home in Redis
+    dead_letter: str = ""  # topic of rejects; default: the input's name + ".rejects"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is emitted
+    session_timeout_s: float = 10.0  # a silent worker loses its partitions after this
+    request_timeout_s: float = 30.0  # of one request to a broker
+
+    def __post_init__(self) -> None:
+        if self.output == self.input:
+            raise ValueError("output: expected another topic than kafka.input")
+        if not self.dead_letter:
+            object.__setattr__(self, "dead_letter", f"{self.input}.rejects")
+        if self.dead_letter in (self.input, self.output):
+            raise ValueError("dead_letter: expected a topic of its own")
+        if self.session_timeout_s > self.request_timeout_s:
+            raise ValueError("session_timeout_s: expected at most kafka.request_timeout_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """Where the state lives. Must run with maxmemory-policy noeviction."""
+
+    url: str = "redis://127.0.0.1:6379/0"  # redis://[user:password@]host:port/db
+    timeout_s: float = 5.0  # of one command, before it is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What is served and how."""
+
+    bundle: Path  # folder written by keyfold-export
+    start: Literal["", "earliest", "latest"] = ""  # where a new group begins; no default
+    max_events: int = 8192  # most events in one micro-batch, over all partitions
+    max_buffer_bytes: int = 64 << 20  # of fetched records waiting, over all partitions
+    max_resident_keys: int = 1_000_000  # keys kept in memory; idle ones above this are dropped
+    save_every_ms: int = 0  # 0: save after each micro-batch; else write-behind at this interval
+    drain_s: float = 10.0  # longest wait for a micro-batch in flight on revocation or stop
+    metrics_every_s: float = 10.0  # of the log line with rates, lag and microseconds per step
+    web_port: int = 0  # Faust's web server on loopback; 0: off
+    agents: tuple[str, ...] = ()  # "package.module:function", called with the app before it starts
+
+    def __post_init__(self) -> None:
+        for name in ("max_events", "max_buffer_bytes", "max_resident_keys"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("save_every_ms", "drain_s", "metrics_every_s", "web_port"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of a worker and of the commands that look after it."""
+
+    kafka: Kafka  # the log
+    worker: Worker  # the service
+    redis: Redis = field(default_factory=Redis)  # the state
+
+
+def read_config(
+    file: Path | None,
+    flags: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the worker's settings. Raises SettingsError by the setting's name.
+
+    Relative paths in the file are relative to the working directory, as in the shell.
+    """
+    return settings.read(Config, file, os.environ if environment is None else environment, flags)
