@@ -1,12 +1,13 @@
 """Kafka and Valkey on this machine, for the demo, the tests and the benchmarks.
 
 Each service is a context manager over a child program on free loopback ports; none outlives the
-interpreter. Not part of the wheel: `deploy/local` is on the path of pytest and of demo.py.
+interpreter. Not part of the wheel: pytest and mypy have `deploy` on their path, scripts add it.
 """
 
 from .child import Child, ServiceError, accepts_connections, free_ports
 from .jars import DEFAULT_VERSION, fetch_jars, missing_for_kafka
 from .kafka import (
+    EMBEDDED,
     FAST_START,
     ApacheKafka,
     EmbeddedKafka,
@@ -19,6 +20,7 @@ from .valkey import Valkey
 
 __all__ = [
     "DEFAULT_VERSION",
+    "EMBEDDED",
     "FAST_START",
     "ApacheKafka",
     "Child",

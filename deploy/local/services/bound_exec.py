@@ -23,7 +23,7 @@ def main() -> None:
     # Python ignores SIGPIPE, and ignored signals are inherited by what it execs.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execvp(command[0], command)  # noqa: S606 (the caller's own command, no shell)
+        os.execvp(command[0], command)
     except OSError as error:
         sys.exit(f"cannot run {command[0]}: {error.strerror}")
 

@@ -1,8 +1,7 @@
 """The jars of a real Apache Kafka: checks for Java and Maven, one download into the cache.
 
-Owns `.cache/kafka/VERSION` (git-ignored): `libs/*.jar` and a class-data archive that takes about a
-second off each broker start. Knows nothing of topics or configuration. Called by kafka.py, by the
-test fixtures and as `python -m services.jars [VERSION...]` to fill the cache beforehand.
+Owns `.cache/kafka/VERSION` (git-ignored) and its `libs`. Knows nothing of topics, configuration
+or how a broker is started. Called by kafka.py and prepare_kafka.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -34,8 +32,8 @@ def cache_folder(version: str) -> Path:
 
 
 def class_archive(version: str) -> Path:
-    """Return where the class-data archive of one version belongs."""
-    return cache_folder(version) / "classes.jsa"
+    """Return where the class-data archive of one version belongs; only one Java can read it."""
+    return cache_folder(version) / f"classes-{_java_version(find_java() or 'java')}.jsa"
 
 
 def missing_for_kafka(version: str) -> list[str]:
@@ -78,10 +76,20 @@ def fetch_jars(version: str) -> Path:
         missing = missing_for_kafka(version)
         if missing:
             raise ServiceError(f"Apache Kafka {version} cannot run here: missing {missing}")
-        with _lock(libs.parent):
+        with locked_cache(version):
             if not libs.is_dir():
                 _download(version, libs)
     return libs
+
+
+@contextmanager
+def locked_cache(version: str) -> Iterator[None]:
+    """Hold the cache of one version against other programs; not to be nested."""
+    folder = cache_folder(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel however we end
+        yield
 
 
 def _download(version: str, libs: Path) -> None:
@@ -103,18 +111,15 @@ def _download(version: str, libs: Path) -> None:
     unfinished.rename(libs)
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel however we end
-        yield
-
-
 def _java_release(program: str) -> int:
-    said = _output_of(program, "-version") or ""
-    found = re.search(r'version "(\d+)', said)
-    return int(found.group(1)) if found else 0
+    return int(_java_version(program).partition(".")[0])
+
+
+@cache
+def _java_version(program: str) -> str:
+    """Return the version as in 17.0.15, or 0 for a program that does not run."""
+    found = re.search(r'version "(\d[\d._]*)', _output_of(program, "-version") or "")
+    return found.group(1) if found else "0"
 
 
 def _output_of(*command: str) -> str | None:

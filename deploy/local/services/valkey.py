@@ -33,9 +33,7 @@ class Valkey(Service):
 
     name: ClassVar[str] = "valkey"
 
-    def __init__(
-        self, folder: Path | None = None, settings: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path | None = None, settings: dict[str, str] | None = None) -> None:
         """Prepare a server; `settings` are added to SETTINGS or replace them."""
         super().__init__(folder)
         self.settings = {**SETTINGS, **(settings or {})}

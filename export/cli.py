@@ -1,0 +1,149 @@
+"""The `keyfold-export` command: a training run becomes a bundle; a bundle is shown to a person.
+
+Owns arguments, the reading of a training run's folder, and what is printed. A bundle appears in the
+output folder only after every check has passed. Exit status 0, or 1 with one line that says what,
+where, expected, got. TensorFlow is loaded only to export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keyfold.export import bundle as contract
+from keyfold.export.bundle import Manifest
+from keyfold.export.describe import describe
+from keyfold.export.errors import BundleError, Crash
+from keyfold.export.events import EventSpec, OutputSpec
+from keyfold.export.features import FeatureSpec
+
+if TYPE_CHECKING:
+    from keyfold.export.verify import Proof
+
+MODEL, SPEC, METRICS = "model.keras", "spec.json", "metrics.json"  # of a training run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["inspect"]:
+            return _inspect(arguments[1:])
+        return _export(arguments)
+    except Crash as crash:
+        print(f"keyfold-export: {crash}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("keyfold-export: interrupted", file=sys.stderr)
+        return 130
+
+
+def _inspect(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-export inspect", description="Print what a bundle promises."
+    )
+    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    print(describe(contract.load(parser.parse_args(arguments).bundle)))
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-export",
+        description="Convert a training run to ONNX, prove it equal, and write a bundle.",
+        epilog="Other command: keyfold-export inspect BUNDLE.",
+    )
+    parser.add_argument("run", type=Path, help="a training run's folder, such as runs/latest")
+    parser.add_argument("--out", type=Path, default=Path("bundles"), help="folder of bundles")
+    given = parser.parse_args(arguments)
+    path = export(given.run, given.out)
+    print(f"bundle: {path}")
+    print(f"next: keyfold-export inspect {path}")
+    return 0
+
+
+def export(run: Path, out: Path) -> Path:
+    """Write the bundle of a training run to out/<id> and return that path.
+
+    Raises Crash, and leaves nothing behind, when the model cannot be stepped or the graph does not
+    compute what the model does.
+    """
+    # `runs/latest` is a link; the provenance names the run.
+    run = run.resolve()
+    spec, metrics = _read(run / SPEC), _read(run / METRICS)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the reference is the CPU's arithmetic
+    from keyfold.export.convert import convert, load_model, reference
+    from keyfold.export.verify import Scaling, check_bundle, verify
+
+    model = load_model(run / MODEL)
+    converted = convert(model)
+    scaling = Scaling(tuple(spec["scaling"]["mean"]), tuple(spec["scaling"]["deviation"]))
+    proof = verify(converted.onnx, converted.states, reference(model), scaling)
+    manifest = Manifest(
+        events=EventSpec.from_json(spec["events"]),
+        features=FeatureSpec.from_json(spec["features"]),
+        outputs=OutputSpec.from_json(spec["outputs"]),
+        states=converted.states,
+        step_sha256="",  # save fills it in
+        min_rows=proof.min_rows,
+        provenance=_provenance(run, metrics, proof),
+    )
+    path = _write(out, manifest, converted.onnx, proof.golden, check_bundle)
+    print(
+        f"parity: largest difference {proof.largest_difference:.2g} over {proof.steps:,} carried "
+        f"steps (allowed {proof.allowed:.2g})"
+    )
+    return path
+
+
+def _write(
+    out: Path,
+    manifest: Manifest,
+    graph: bytes,
+    golden: contract.Golden,
+    check: Callable[[contract.Bundle], object],
+) -> Path:
+    """Write, load and check the bundle beside its final place, then move it there."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".checking-", dir=out) as aside:
+        bundle = contract.load(contract.save(Path(aside), manifest, graph, golden))
+        check(bundle)
+        target = out / bundle.id
+        if not target.exists():
+            bundle.path.rename(target)
+    return target
+
+
+def _provenance(run: Path, metrics: Mapping[str, Any], proof: Proof) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_sha256": metrics.get("data", {}).get("sha256"),
+        "metrics": metrics.get("metrics"),
+        "versions": metrics.get("versions"),
+        "parity": {
+            "reference": "Keras, whole sequences",
+            "largest_difference": proof.largest_difference,
+            "allowed": proof.allowed,
+            "carried_steps": proof.steps,
+            "bit_identical_in_every_grouping": proof.identical,
+        },
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: expected a training run's file: {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{file}: expected a JSON object")
+    return content

@@ -1,0 +1,114 @@
+"""The `keyfold-train` command: train from a config, prepare a data set, evaluate a run.
+
+Owns arguments, the progress bar and what is printed; the work is in the modules. Exit status 0, or
+1 with one line that says what, where, expected, got. TensorFlow is loaded only by the commands that
+need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from keyfold.export.errors import Crash
+from keyfold.training.datasets import cmapss, smartwatch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # `keyfold-train CONFIG.toml` is the usual call, so it is no subcommand.
+    commands = {"dataset": _dataset, "evaluate": _evaluate}
+    command = commands.get(arguments[0]) if arguments else None
+    try:
+        return command(arguments[1:]) if command is not None else _train(arguments)
+    except Crash as crash:
+        print(f"keyfold-train: {crash}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("keyfold-train: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-train",
+        description="Train a recurrent model on an event log.",
+        epilog="Other commands: keyfold-train dataset --help, keyfold-train evaluate --help.",
+    )
+    parser.add_argument("config", type=Path, help="settings (TOML)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of training runs")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override one"
+    )
+    given = parser.parse_args(arguments)
+    from keyfold.training.config import read_config
+
+    config = read_config(given.config, given.set)
+    _prepare_tensorflow(config.fit.threads)
+    from keyfold.training.train import train
+
+    train(config, given.config.stem, given.out, Console())
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-train evaluate", description="Measure a training run on other event logs."
+    )
+    parser.add_argument("run", type=Path, help="a training run's folder, such as runs/latest")
+    parser.add_argument("logs", nargs="+", help="event logs: .jsonl, .csv, .parquet (also .gz)")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON, only")
+    given = parser.parse_args(arguments)
+    _prepare_tensorflow(threads=2)
+    from keyfold.training.train import evaluate
+
+    metrics = evaluate(given.run, tuple(given.logs), Console(quiet=given.json))
+    if given.json:
+        print(json.dumps(metrics))
+    return 0
+
+
+def _dataset(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-train dataset", description="Turn a public data set into event logs."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    turbofan = kinds.add_parser(
+        "cmapss", help="NASA turbofan engine degradation (C-MAPSS)", description=cmapss.DOWNLOAD
+    )
+    turbofan.add_argument("folder", type=Path, help="folder with train_FD001.txt (or .gz) etc.")
+    turbofan.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
+    turbofan.add_argument("--subset", default="FD001", help="FD001 (default) to FD004")
+    watch = kinds.add_parser("smartwatch", help="exercises at a smartwatch, from package seglearn")
+    watch.add_argument("out", type=Path, help="folder for train.jsonl and held_out.jsonl")
+    watch.add_argument(
+        "--hold-out", type=int, nargs="+", default=list(smartwatch.HELD_OUT), metavar="SUBJECT"
+    )
+    given = parser.parse_args(arguments)
+    if given.kind == "cmapss":
+        counts = cmapss.write(given.folder, given.subset, given.out)
+    else:
+        counts = smartwatch.write(given.out, given.hold_out)
+    for name, events in counts.items():
+        print(f"{given.out / name}: {events:,} events")
+    return 0
+
+
+def _prepare_tensorflow(threads: int) -> None:
+    """Load TensorFlow quietly, on few threads: more do not help at these sizes."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its start-up notice; no speed at B=16
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        pass  # already running, as when called a second time from one program: keep its threads

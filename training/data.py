@@ -1,0 +1,171 @@
+"""An event log becomes one sequence per key, in log order, decoded as the worker decodes.
+
+Owns the step from raw records to arrays, and the report of rejects by file, row and field. It knows
+the contract (events, features) but neither Keras nor how sequences are split. Called by the
+commands. Raw text is dropped chunk by chunk, so memory follows the number of events and features,
+not the size of the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keyfold.export.errors import Crash, Reject
+from keyfold.export.events import Decoder, EventSpec, OutputSpec
+from keyfold.export.features import FeatureSpec
+from keyfold.training.config import Config, Data
+from keyfold.training.labels import Labels
+from keyfold.training.sources import Chunk, read_files, read_topic
+
+SHOWN_REJECTS = 10  # in a report; the others are counted
+
+
+class DataError(Crash):
+    """An event log does not hold what the settings say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One key's events in log order."""
+
+    key: str  # for people and patterns; bytes that are no UTF-8 are shown escaped
+    x: NDArray[np.float32]  # (T,F) unscaled features
+    times_ms: NDArray[np.int64]  # (T,) event times
+    labels: NDArray[np.float32]  # (T,) label, or class number; NaN: no label
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """A whole log, decoded."""
+
+    events: EventSpec  # how it was decoded
+    features: FeatureSpec  # columns of every x
+    outputs: OutputSpec  # what the labels mean
+    sequences: tuple[Sequence, ...]  # by first appearance of the key
+    sha256: str  # of the records read, in order
+    records: int  # read, rejects included
+    rejected: int  # of these
+    rejects: tuple[str, ...]  # the first SHOWN_REJECTS: file, row, field, why
+
+    @property
+    def count(self) -> int:
+        """How many events the sequences hold."""
+        return sum(map(len, self.sequences))
+
+
+def read_log(config: Config) -> EventLog:
+    """Read the log that the settings name. Raises SourceError or DataError."""
+    if config.kafka.topic:
+        return build(config.data, read_topic(config.kafka), keyed=True)
+    return build(config.data, read_files(config.data.files), keyed=False)
+
+
+def build(data: Data, chunks: Iterable[Chunk], *, keyed: bool) -> EventLog:
+    """Decode chunks of records. `keyed`: the record key is the key, as on Kafka.
+
+    Raises DataError: more rejects than data.max_reject_share allows, or no event at all.
+    """
+    features = FeatureSpec(data.features)
+    # On Kafka key_field names what a log file would call the key; the worker does not read it.
+    events = EventSpec(data.key_field, data.time_field, data.time_unit, data.tombstone)
+    labels = Labels(data, keyed)
+    columns = _Columns(resets=data.tombstone == "reset")
+    decoder = Decoder(events, features)
+    for chunk in chunks:
+        columns.add(chunk, decoder, labels)
+    _check(columns, data)
+    return EventLog(
+        events,
+        features,
+        labels.outputs(),
+        tuple(columns.sequences(labels)),
+        columns.digest.hexdigest(),
+        columns.records,
+        columns.rejected,
+        tuple(columns.rejects),
+    )
+
+
+def _check(columns: _Columns, data: Data) -> None:
+    report = "".join(f"\n  {reject}" for reject in columns.rejects)
+    if columns.rejected > data.max_reject_share * columns.records:
+        raise DataError(
+            f"the event log: expected at most {data.max_reject_share:.1%} rejects "
+            f"(data.max_reject_share), got {columns.rejected} of {columns.records} records:{report}"
+        )
+    if not columns.names:
+        raise DataError("the event log: expected events, got none")
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Decoded chunks, as columns of arrays."""
+
+    resets: bool  # a null value ends its key's sequence
+    x: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,F)
+    times_ms: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,)
+    owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): sequence number
+    labels: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,)
+    names: list[str] = field(default_factory=list)  # sequence number -> key
+    current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest sequence
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
+    records: int = 0  # read
+    rejected: int = 0  # of these
+    rejects: list[str] = field(default_factory=list)  # the first few, with their place
+
+    def add(self, chunk: Chunk, decoder: Decoder, labels: Labels) -> None:
+        """Decode a chunk and keep what is good of it."""
+        decoded = decoder.decode(chunk.values, chunk.timestamps_ms)
+        owners = np.full(len(chunk.values), -1, np.int64)
+        targets = np.full(len(chunk.values), np.nan, np.float32)
+        keys = chunk.keys or [None] * len(chunk.values)
+        for row, (key, value) in enumerate(zip(keys, chunk.values, strict=True)):
+            self.digest.update(b"%b\0%b\n" % (key or b"", value or b""))
+            try:
+                if value is None and self.resets and key is not None:
+                    self.current.pop(key, None)
+                    continue
+                if row in decoded.rejects:
+                    raise Reject(decoded.rejects[row])
+                key, targets[row] = labels.read(key, value or b"")
+                owners[row] = self._owner(key)
+            except Reject as reject:
+                self._note(f"{chunk.source}, {chunk.places[row]}: {reject}")
+        self.records += len(chunk.values)
+        good = owners >= 0
+        for column, values in (
+            (self.x, decoded.x),
+            (self.times_ms, decoded.times_ms),
+            (self.owners, owners),
+            (self.labels, targets),
+        ):
+            column.append(values[good])
+
+    def _owner(self, key: bytes) -> int:
+        if key not in self.current:
+            self.current[key] = len(self.names)
+            self.names.append(key.decode(errors="backslashreplace"))
+        return self.current[key]
+
+    def _note(self, reject: str) -> None:
+        self.rejected += 1
+        if len(self.rejects) < SHOWN_REJECTS:
+            self.rejects.append(reject)
+
+    def sequences(self, labels: Labels) -> Iterator[Sequence]:
+        """Gather each key's rows, in log order."""
+        owners = np.concatenate(self.owners)
+        order = np.argsort(owners, kind="stable")  # stable: log order within a key
+        ends = np.cumsum(np.bincount(owners, minlength=len(self.names)))
+        x, times_ms = np.concatenate(self.x), np.concatenate(self.times_ms)
+        targets = labels.final(np.concatenate(self.labels))
+        for name, rows in zip(self.names, np.split(order, ends[:-1]), strict=True):
+            yield Sequence(name, x[rows], times_ms[rows], targets[rows])

@@ -1,0 +1,211 @@
+"""The training loop: truncated back-propagation through time with carried states.
+
+Owns one fit from a seed: updates window by window, a loss over the events that count, clipped
+gradients, early stopping on validation with the best weights put back. It knows networks and
+sequences, neither files nor metrics for people. Called by the commands and by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keyfold.export.errors import Crash
+from keyfold.training.config import Fit
+from keyfold.training.model import Network
+from keyfold.training.split import Part
+from keyfold.training.windows import Piece, Window, windows
+
+# (labels (B,T), y (B,T,O)) -> (B,T), a Keras tensor function
+Loss = Callable[[Any, Any], Any]
+# (pass from 1, training loss, validation loss, best so far)
+Report = Callable[[int, float, float, bool], None]
+
+
+class FitError(Crash):
+    """Training cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened, pass by pass."""
+
+    train_loss: tuple[float, ...]  # mean over the events that counted, dropout and noise on
+    validation_loss: tuple[float, ...]  # likewise, off, and with the averaged weights if any
+    best_pass: int  # from 1; the one whose weights were kept
+
+
+def squared_error(label_deviation: float, label_cap: float | None = None) -> Loss:
+    """Return the regression loss, in squared deviations of the training labels."""
+    cap = np.inf if label_cap is None else label_cap
+
+    def loss(labels: Any, y: Any) -> Any:
+        return keras.ops.square((y[..., 0] - keras.ops.minimum(labels, cap)) / label_deviation)
+
+    return loss
+
+
+def cross_entropy(labels: Any, y: Any) -> Any:
+    """Return the classification loss, in nats."""
+    classes = keras.ops.one_hot(keras.ops.cast(labels, "int32"), y.shape[-1])
+    return -keras.ops.log(keras.ops.sum(classes * y, axis=-1) + 1e-7)
+
+
+def fit(
+    network: Network,
+    parts: tuple[Part, Part],
+    settings: Fit,
+    loss: Loss,
+    report: Report = lambda *_: None,
+) -> History:
+    """Train `network` in place on parts (train, validation) and leave it with its best weights.
+
+    Seed Keras (keras.utils.set_random_seed) before building the network: the same seed, data and
+    number of threads then give the same weights. Raises FitError when the loss is not finite.
+    """
+    train, validation = parts
+    trainer = _Trainer(network, settings, loss)
+    draw = np.random.default_rng(settings.seed)
+    losses: list[tuple[float, float]] = []
+    best, best_pass, kept = np.inf, 0, network.whole.get_weights()
+    for number in range(1, settings.passes + 1):
+        train_loss = trainer.train(train, shuffled_pieces(train, settings, draw))
+        with trainer.averaged_weights():
+            validation_loss = trainer.measure(validation)
+            if validation_loss < best:
+                best, best_pass, kept = validation_loss, number, network.whole.get_weights()
+        if not np.isfinite(train_loss + validation_loss):
+            raise FitError(f"pass {number}: the loss is not finite; lower fit.learning_rate")
+        losses.append((train_loss, validation_loss))
+        report(number, train_loss, validation_loss, best_pass == number)
+        if number - best_pass >= settings.patience:
+            break
+    network.whole.set_weights(kept)
+    return History(tuple(a for a, _ in losses), tuple(b for _, b in losses), best_pass)
+
+
+def shuffled_pieces(part: Part, settings: Fit, draw: np.random.Generator) -> list[Piece]:
+    """Return one pass over a part: new order, new starts.
+
+    A random start keeps the model from counting events where it should read them: without it, a
+    state that always starts at a key's first event learns when the training keys ended.
+    """
+    pieces = []
+    for index in draw.permutation(len(part.sequences)).tolist():
+        longest = min(settings.random_start, len(part.sequences[index]) // 2)
+        start = int(draw.integers(0, longest + 1))
+        counts_from = max(part.counts_from[index], start + settings.skip_first)
+        pieces.append(Piece(index, start, counts_from))
+    return pieces
+
+
+class _Trainer:
+    """The network, its optimizer and the compiled update."""
+
+    def __init__(self, network: Network, settings: Fit, loss: Loss) -> None:
+        self._network = network
+        self._settings = settings
+        self._loss = loss
+        self._weights = network.whole.trainable_variables
+        self._optimizer = keras.optimizers.Adam(settings.learning_rate)
+        self._optimizer.build(self._weights)
+        self._averages = [tf.Variable(weight.value) for weight in self._weights]
+        self._updates = tf.Variable(0.0)
+        self._update = tf.function(self._update_eagerly, reduce_retracing=True)
+        self._forward = tf.function(self._forward_eagerly, reduce_retracing=True)
+
+    def train(self, part: Part, pieces: list[Piece]) -> float:
+        """Update the weights window by window; return the mean loss of the events that counted."""
+        settings = self._settings
+        sequences = part.sequences
+        gone_through = sum(len(sequences[piece.index]) - piece.start for piece in pieces)
+        counting = sum(
+            int((~np.isnan(sequences[piece.index].labels[piece.counts_from :])).sum())
+            for piece in pieces
+        )
+        # Every event weighs the same in a pass, also in windows that few events share.
+        density = counting / gone_through
+        total = tf.constant(0.0)
+        states: list[Any] = []
+        for window in windows(sequences, pieces, settings.rows, settings.window):
+            states = states or self._cold(window)
+            scale = tf.constant(1.0 / (window.weights.size * max(density, 1e-9)))
+            loss, states = self._update(*_tensors(window), scale, states)
+            total += loss
+        return float(total) / max(counting, 1)
+
+    def measure(self, part: Part) -> float:
+        """Return the mean loss of a part, without dropout and noise."""
+        settings = self._settings
+        pieces = [
+            Piece(index, 0, max(start, settings.skip_first))
+            for index, start in enumerate(part.counts_from)
+        ]
+        total, weight, states = tf.constant(0.0), 0.0, []
+        for window in windows(part.sequences, pieces, len(pieces), 4 * settings.window):
+            states = states or self._cold(window)
+            loss, states = self._forward(*_tensors(window), states)
+            total += loss
+            weight += float(window.weights.sum())
+        return float(total) / max(weight, 1.0)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Lend the moving averages to the network, if settings.average asks for them."""
+        if not self._settings.average:
+            yield
+            return
+        current = [weight.numpy() for weight in self._weights]
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            weight.assign(average)
+        yield
+        for weight, value in zip(self._weights, current, strict=True):
+            weight.assign(value)
+
+    def _cold(self, window: Window) -> list[Any]:
+        return [tf.zeros((len(window.x), units)) for units in self._network.state_units]
+
+    def _run(self, x: Any, fresh: Any, states: list[Any], training: bool) -> tuple[Any, list[Any]]:
+        kept = (1.0 - fresh)[:, None]
+        y, *states = self._network.stepping(
+            [x, *(state * kept for state in states)], training=training
+        )
+        return y, states
+
+    def _forward_eagerly(
+        self, x: Any, labels: Any, weights: Any, fresh: Any, states: list[Any]
+    ) -> tuple[Any, list[Any]]:
+        y, states = self._run(x, fresh, states, training=False)
+        return tf.reduce_sum(self._loss(labels, y) * weights), states
+
+    def _update_eagerly(
+        self, x: Any, labels: Any, weights: Any, fresh: Any, scale: Any, states: list[Any]
+    ) -> tuple[Any, list[Any]]:
+        with tf.GradientTape() as tape:
+            y, states = self._run(x, fresh, states, training=True)
+            total = tf.reduce_sum(self._loss(labels, y) * weights)
+            loss = total * scale
+        gradients = tape.gradient(loss, [weight.value for weight in self._weights])
+        gradients, _ = tf.clip_by_global_norm(gradients, self._settings.clip_norm)
+        self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+        self._updates.assign_add(1.0)
+        # The first updates count less: an average of untrained weights would linger.
+        decay = tf.minimum(self._settings.average, (1.0 + self._updates) / (10.0 + self._updates))
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            average.assign(decay * average + (1.0 - decay) * weight.value)
+        return total, states
+
+
+def _tensors(window: Window) -> tuple[Any, Any, Any, Any]:
+    return (
+        tf.constant(window.x),
+        tf.constant(window.labels),
+        tf.constant(window.weights),
+        tf.constant(window.fresh.astype(np.float32)),
+    )

@@ -1,0 +1,118 @@
+"""The recurrent model: scaling, recurrent layers, a head; scaled and unscaled inside the graph.
+
+Owns the network and the two ways of calling it: `whole`, a plain functional model over complete
+sequences, which is saved and exported, and `stepping`, the same layers with the states as explicit
+inputs and outputs, which training uses to carry states across windows. Knows neither files nor the
+training loop. Called by fit.py and the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keyfold.export.events import OutputSpec
+from keyfold.export.layers import Standardize
+from keyfold.training.config import Model
+from keyfold.training.data import Sequence
+
+CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Means and deviations, learned on training sequences only."""
+
+    mean: tuple[float, ...]  # per feature
+    deviation: tuple[float, ...]  # per feature; 1 where a feature never changes
+    label_mean: float  # 0 for classification
+    label_deviation: float  # 1 for classification
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One set of layers, callable in two ways."""
+
+    whole: Any  # keras.Model: x (B,T,F) -> y (B,T,O), from initial states
+    stepping: Any  # keras.Model: [x, *states (B,H)] -> [y, *states]
+    state_units: tuple[int, ...]  # H of every state tensor
+
+
+def learn_scaling(
+    train: Iterable[Sequence], outputs: OutputSpec, label_cap: float | None = None
+) -> Scaling:
+    """Learn the scaling of features, and of a regression's capped labels, from training events."""
+    some = tuple(train)
+    mean, deviation = _moments([sequence.x for sequence in some])
+    if outputs.kind == "classification":
+        return Scaling(mean, deviation, 0.0, 1.0)
+    cap = np.inf if label_cap is None else label_cap
+    labels = [np.minimum(s.labels[~np.isnan(s.labels), None], cap) for s in some]
+    (label_mean,), (label_deviation,) = _moments(labels)
+    return Scaling(mean, deviation, label_mean, label_deviation)
+
+
+def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    count = sum(map(len, arrays))
+    mean = sum(array.sum(axis=0, dtype=np.float64) for array in arrays) / count
+    # Around the mean, in float64: a sum of squares would cancel for large means.
+    square = sum(np.square(array - mean).sum(axis=0) for array in arrays) / count
+    deviation = np.sqrt(square)
+    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))  # float32 noise of a constant
+    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+
+
+def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
+    """Build the network with new weights, drawn from Keras's global seed."""
+    before = [Standardize(scaling.mean, scaling.deviation, name="scale")]
+    if settings.input_noise:
+        before.append(keras.layers.GaussianNoise(settings.input_noise, name="noise"))
+    recurrent = [
+        CELLS[settings.cell](units, return_sequences=True, return_state=True, name=f"recurrent{i}")
+        for i, units in enumerate(settings.units)
+    ]
+    dropouts = [
+        keras.layers.Dropout(settings.dropout, name=f"drop{i}") for i in range(len(recurrent))
+    ]
+    head = _head(settings, scaling, outputs)
+
+    x = keras.Input((None, len(scaling.mean)), name="x")
+    tensors_per_layer = 2 if settings.cell == "lstm" else 1
+    states = [
+        keras.Input((units,), name=f"state{i}_{j}")
+        for i, units in enumerate(settings.units)
+        for j in range(tensors_per_layer)
+    ]
+
+    def connect(carried: list[Any] | None) -> tuple[Any, list[Any]]:
+        z, after = x, []
+        for layer in before:
+            z = layer(z)
+        for i, (layer, dropout) in enumerate(zip(recurrent, dropouts, strict=True)):
+            mine = slice(i * tensors_per_layer, (i + 1) * tensors_per_layer)
+            z, *last = layer(z, initial_state=None if carried is None else carried[mine])
+            after += last
+            z = dropout(z)
+        for layer in head:
+            z = layer(z)
+        return z, after
+
+    whole = keras.Model(x, connect(None)[0], name="keyfold")
+    y, after = connect(states)
+    stepping = keras.Model([x, *states], [y, *after], name="keyfold_stepping")
+    return Network(whole, stepping, tuple(state.shape[1] for state in states))
+
+
+def _head(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
+    layers: list[Any] = []
+    if settings.dense:
+        layers.append(keras.layers.Dense(settings.dense, activation="relu", name="dense"))
+    if outputs.kind == "classification":
+        return [*layers, keras.layers.Dense(len(outputs.names), "softmax", name="probabilities")]
+    unscale = keras.layers.Rescaling(scaling.label_deviation, scaling.label_mean, name="unscale")
+    return [*layers, keras.layers.Dense(1, name="value"), unscale]

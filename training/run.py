@@ -1,0 +1,158 @@
+"""The folder of a training run: what was trained, on what, how, and how good it is.
+
+Owns the folder's file names and their form. A run holds everything that export needs (model.keras
+and spec.json) and everything that a person asks later (config, data hash, versions, metrics, loss
+curve). Knows no training loop. Called by the commands; export reads the same files by its own
+reader, since it may not import training.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keyfold.export import layers as _layers  # noqa: F401 - registers what model.keras may hold
+from keyfold.export.errors import Crash
+from keyfold.export.events import OutputSpec
+from keyfold.training.config import Config, Data, Model
+from keyfold.training.data import EventLog
+from keyfold.training.fit import History
+from keyfold.training.model import Network, Scaling, build
+
+MODEL, SPEC, CONFIG, METRICS, CURVE = (
+    "model.keras",
+    "spec.json",
+    "config.json",
+    "metrics.json",
+    "loss.png",
+)
+LATEST = "latest"  # a link to the newest run
+
+
+class RunError(Crash):
+    """A training run's folder is missing or not as it was written."""
+
+
+def new_folder(runs: Path, name: str, now: datetime) -> Path:
+    """Make an empty folder for a run; the time in its name is for people."""
+    stem = f"{name}-{now:%Y%m%d-%H%M%S}"
+    for number in range(1000):
+        folder = runs / (f"{stem}-{number}" if number else stem)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RunError(f"{runs}: expected a free name like {stem}, got none")
+
+
+def save(
+    folder: Path,
+    config: Config,
+    log: EventLog,
+    trained: tuple[Network, Scaling, History],
+    report: Mapping[str, Any],
+) -> None:
+    """Write a run's files and point `latest` at it. `report` goes into metrics.json."""
+    network, scaling, history = trained
+    network.whole.save(folder / MODEL)
+    _write(folder / CONFIG, asdict(config))
+    spec = {
+        "events": log.events.to_json(),
+        "features": log.features.to_json(),
+        "outputs": log.outputs.to_json(),
+        "scaling": asdict(scaling),
+        "label_cap": config.data.label_cap,
+    }
+    _write(folder / SPEC, spec)
+    data = {
+        "sha256": log.sha256,
+        "records": log.records,
+        "events": log.count,
+        "keys": len({sequence.key for sequence in log.sequences}),
+        "rejected": log.rejected,
+        "rejects": list(log.rejects),
+    }
+    versions = {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    _write(
+        folder / METRICS,
+        {**report, "data": data, "versions": versions, "history": asdict(history)},
+    )
+    draw_losses(history, folder / CURVE)
+    link = folder.parent / LATEST
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name, target_is_directory=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A loaded run."""
+
+    network: Network  # with the trained weights
+    data: Data  # the settings it was trained with
+    outputs: OutputSpec  # what its outputs mean
+
+
+def load(folder: Path) -> Run:
+    """Load a training run. Raises RunError."""
+    spec, config = _read(folder / SPEC), _read(folder / CONFIG)
+    outputs = OutputSpec.from_json(spec["outputs"])
+    saved = spec["scaling"]
+    scaling = Scaling(
+        tuple(saved["mean"]),
+        tuple(saved["deviation"]),
+        saved["label_mean"],
+        saved["label_deviation"],
+    )
+    settings = Model(**{**config["model"], "units": tuple(config["model"]["units"])})
+    network = build(settings, scaling, outputs)
+    network.whole.set_weights(keras.models.load_model(folder / MODEL).get_weights())
+    data = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config["data"].items()
+    }
+    if outputs.kind == "classification":
+        data["classes"] = outputs.names  # as they were found, if the settings named none
+    return Run(network, Data(**data), outputs)
+
+
+def draw_losses(history: History, file: Path) -> None:
+    """Draw the loss curve."""
+    # The object interface: pyplot would need a display or a global switch.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    passes = range(1, len(history.train_loss) + 1)
+    axes.plot(passes, history.train_loss, label="train (with dropout)")
+    axes.plot(passes, history.validation_loss, label="validation")
+    axes.axvline(history.best_pass, linestyle=":", color="grey", label="kept")
+    axes.set(xlabel="pass over the training sequences", ylabel="loss", yscale="log")
+    axes.legend()
+    figure.savefig(file, dpi=110)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: expected a training run's file, got {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file}: expected a JSON object")
+    return content

@@ -1,0 +1,116 @@
+"""Which of a log's events train, which choose, which only report; never mixed.
+
+Owns the split, by key (a key is in one part only) or by time (a key's earlier events train, its
+later ones are predicted after folding the earlier ones, and only they count). Pure: sequences in,
+parts out, randomness from a seed. Called by the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from keyfold.training.config import Split
+from keyfold.training.data import DataError, Sequence
+from keyfold.training.sources import parse_time
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Sequences, and from where on each one counts."""
+
+    sequences: tuple[Sequence, ...]  # from the key's first event on, so that states are right
+    counts_from: tuple[int, ...]  # per sequence: events before it are folded but not judged
+
+    @property
+    def events(self) -> int:
+        """How many events count."""
+        pairs = zip(self.sequences, self.counts_from, strict=True)
+        return sum(len(sequence) - start for sequence, start in pairs)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys, sorted."""
+        return tuple(sorted({sequence.key for sequence in self.sequences}))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The three parts of a log."""
+
+    train: Part  # weights and scaling are learned here
+    validation: Part  # stopping and choices are made here
+    test: Part  # reported only; may be empty
+
+
+def split(sequences: Seq[Sequence], settings: Split) -> Parts:
+    """Split a log. Raises DataError when nothing is left to train on or to validate with."""
+    parts = _by_key(sequences, settings) if settings.by == "key" else _by_time(sequences, settings)
+    for name, part in (("train", parts.train), ("validation", parts.validation)):
+        if not part.events:
+            raise DataError(f"split: expected events to {name} with, got none")
+    return parts
+
+
+def _whole(sequences: Seq[Sequence]) -> Part:
+    return Part(tuple(sequences), (0,) * len(sequences))
+
+
+def _by_key(sequences: Seq[Sequence], settings: Split) -> Parts:
+    keys = sorted({sequence.key for sequence in sequences})
+    validation = _matching(keys, settings.validation_keys, "validation_keys")
+    test = _matching(keys, settings.test_keys, "test_keys")
+    if both := sorted(validation & test):
+        raise DataError(f"split: {both[0]!r} is in validation_keys and in test_keys")
+    rest = np.array([key for key in keys if key not in validation | test])
+    drawn = np.random.default_rng(settings.seed).permutation(rest).tolist()
+    for_validation = round(settings.validation_share * len(drawn))
+    for_test = round(settings.test_share * len(drawn))
+    validation |= set(drawn[:for_validation])
+    test |= set(drawn[for_validation : for_validation + for_test])
+    return Parts(
+        _whole([s for s in sequences if s.key not in validation | test]),
+        _whole([s for s in sequences if s.key in validation]),
+        _whole([s for s in sequences if s.key in test]),
+    )
+
+
+def _matching(keys: Seq[str], patterns: Seq[str], name: str) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = {key for key in keys if fnmatchcase(key, pattern)}
+        if not matches:
+            raise DataError(f"split.{name}: expected a key like {pattern!r}, got none in the log")
+        found |= matches
+    return found
+
+
+def _by_time(sequences: Seq[Sequence], settings: Split) -> Parts:
+    first = parse_time(settings.validation_from)
+    second = parse_time(settings.test_from) if settings.test_from else None
+    if second is not None and second <= first:
+        raise DataError("split.test_from: expected a time later than split.validation_from")
+    parts: list[list[tuple[Sequence, int]]] = [[], [], []]
+    for whole in sequences:
+        a = _first_at(whole, first)
+        b = max(a, _first_at(whole, second)) if second is not None else len(whole)
+        for part, start, end in zip(parts, (0, a, b), (a, b, len(whole)), strict=True):
+            if start < end:
+                part.append((_head(whole, end), start))
+    train, validation, test = (
+        Part(tuple(s for s, _ in part), tuple(start for _, start in part)) for part in parts
+    )
+    return Parts(train, validation, test)
+
+
+def _first_at(sequence: Sequence, time_ms: int) -> int:
+    """Return the place of the first event at or after a time; log order decides, not event time."""
+    late = sequence.times_ms >= time_ms
+    return int(np.argmax(late)) if late.any() else len(sequence)
+
+
+def _head(sequence: Sequence, end: int) -> Sequence:
+    return Sequence(sequence.key, sequence.x[:end], sequence.times_ms[:end], sequence.labels[:end])

@@ -1,0 +1,185 @@
+"""The Faust app of a worker: puts the parts together and nothing else.
+
+Owns the wiring: settings -> Faust's configuration, bundle -> model, and the one pipeline task. Your
+own agents may be added to the app; they run beside the pipeline on topics of their own. Called by
+worker/cli.py, and by whoever embeds a worker in a Faust project (`create_app`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import uuid
+from typing import Any
+
+import faust
+
+from keyfold.worker.config import Config, SettingsError
+from keyfold.worker.emit import Destination, Emitter
+from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
+from keyfold.worker.metrics import Metrics
+from keyfold.worker.model import Model
+from keyfold.worker.owner import Owner, Settings, Surroundings
+from keyfold.worker.partition import Partition
+from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.slots import Slots
+from keyfold.worker.state_codec import StateCodec
+from keyfold.worker.store import Store
+
+log = logging.getLogger(__name__)
+
+STUCK_S = 20.0  # a crash that has not ended the program by then ends it hard
+EX_CRASH = 70  # EX_SOFTWARE of sysexits.h
+
+
+class App(faust.App):
+    """A Faust app whose input topic is served by the pipeline."""
+
+    def __init__(self, config: Config, **options: Any) -> None:
+        self.config = config
+        self.input_topic = config.kafka.input
+        self.failure: BaseException | None = None  # what a crash was about
+        super().__init__(config.kafka.group, **_faust_options(config), **options)
+        self.model = Model.load(config.worker.bundle)
+        manifest = self.model.bundle.manifest
+        self.metrics = Metrics()
+        self.slots = Slots(manifest)
+        redis = config.redis
+        self.store = Store.connect(redis.url, redis.timeout_s, config.kafka.group)
+        self.pipeline = Pipeline(
+            self.model, self.slots, self.store, self.metrics, config.kafka.input
+        )
+        self._nonce = uuid.uuid4().hex
+        self._codec = StateCodec(manifest)
+        self._emitter = Emitter(
+            lambda: self.producer.connected(),
+            Destination(
+                config.kafka.input, config.kafka.output, config.kafka.dead_letter,
+                self.model.bundle.id,
+            ),
+        )  # fmt: skip
+        # Faust subscribes to topics it knows; no channel of this one ever delivers.
+        self.topics.add(self.topic(self.input_topic))
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Transport:
+        return Transport(self.conf.broker_producer, self)
+
+    def agent(self, channel: Any = None, **options: Any) -> Any:
+        """Decorate an agent as Faust does; refuse the pipeline's own topic."""
+        names = [channel] if isinstance(channel, str) else getattr(channel, "topics", None) or []
+        if self.input_topic in names:
+            raise SettingsError(
+                f"@app.agent({self.input_topic!r}): expected another topic: the pipeline serves "
+                "this one; let the agent read the output topic instead"
+            )
+        return super().agent(channel, **options)
+
+    def new_owner(self, number: int) -> Owner:
+        """Return the owner of a partition just assigned."""
+        kafka, worker = self.config.kafka, self.config.worker
+        shared = Surroundings(
+            self.store, self.slots, self._codec, self._emitter, self.consumer, self.metrics,
+            Settings(
+                kafka.output, kafka.dead_letter, worker.start, worker.save_every_ms / 1000,
+                self._nonce, self.model.bundle.id,
+            ),
+            self._wake, self.fail,
+        )  # fmt: skip
+        return Owner(Partition(kafka.input, number, kafka.group), shared)
+
+    def owners(self) -> list[Owner]:
+        """Return the owners of this worker's partitions."""
+        consumer = self._consumer
+        return list(consumer.owners.values()) if consumer is not None else []
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the whole worker: fail-stop, nothing unsaved counts."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        log.critical("worker stops: %s: %s", type(error).__name__, error)
+        loop = asyncio.get_running_loop()
+        self._crashing = loop.create_task(self.crash(error))
+        # Faust's shutdown can hang on a broker that is gone; what matters is that we stop.
+        loop.call_later(STUCK_S, os._exit, EX_CRASH)
+
+    def _wake(self) -> None:
+        self.pipeline.wake()
+        if self._consumer is not None:
+            self._consumer.note_space()
+
+
+def create_app(config: Config) -> App:
+    """Build the app: load and prove the bundle, wire the parts, let the configured agents in.
+
+    Raises BundleError, SettingsError.
+    """
+    app = App(config)
+    worker = config.worker
+
+    @app.task
+    async def pipeline(app: App) -> None:
+        for problem in await app.store.policy_problems():
+            log.warning("%s", problem)
+        log.info(
+            "bundle %s: golden sequences differ by at most %.2g",
+            app.model.bundle.id, app.model.golden_difference,
+        )  # fmt: skip
+        try:
+            await app.pipeline.run(app.owners, worker.max_events, worker.max_resident_keys)
+        except Exception as error:
+            log.exception("pipeline")
+            app.fail(error)
+
+    if worker.metrics_every_s:
+
+        @app.timer(worker.metrics_every_s)
+        async def report(app: App) -> None:
+            owners = app.owners()
+            phases = " ".join(f"{o.partition.number}:{o.partition.phase.value}" for o in owners)
+            lag = sum(owner.lag for owner in owners)
+            log.info("%s", app.metrics.line(lag, len(app.slots), phases or "none"))
+
+    for name in worker.agents:
+        _load(name)(app)
+    return app
+
+
+def _load(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"worker.agents: {name!r}: expected package.module:function") from error
+
+
+def _faust_options(config: Config) -> dict[str, Any]:
+    kafka, worker = config.kafka, config.worker
+    return {
+        "broker": ";".join(f"kafka://{b.strip()}" for b in kafka.brokers.split(",")),
+        "store": "memory://",
+        "autodiscover": False,
+        "web_enabled": bool(worker.web_port),
+        "web_bind": "127.0.0.1",
+        "web_port": worker.web_port or 6066,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "table_standby_replicas": 0,  # else Faust's own assignor is used
+        "consumer_auto_offset_reset": "earliest",  # of agents' topics; the input's is "none"
+        "broker_session_timeout": kafka.session_timeout_s,
+        "broker_heartbeat_interval": kafka.session_timeout_s / 4,
+        "broker_request_timeout": kafka.request_timeout_s,
+        "broker_max_poll_interval": 300.0,
+        "broker_max_poll_records": MAX_FETCH_RECORDS,
+        "broker_check_crcs": True,
+        "consumer_max_fetch_size": 1 << 20,
+        "producer_compression_type": None if kafka.compression == "none" else kafka.compression,
+        "producer_linger_ms": 0,
+        "stream_wait_empty": True,
+        "worker_redirect_stdouts": False,
+    }

@@ -1,0 +1,95 @@
+"""`keyfold-worker`: reads the settings and runs the app under Faust's worker.
+
+Owns the command line, the log's form and the exit status: 0 after a drained stop, 2 for settings or
+a bundle that cannot be served, 70 after a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from keyfold.export.errors import Crash
+from keyfold.worker.config import read_config
+
+EX_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop."""
+    parser = argparse.ArgumentParser(
+        prog="keyfold-worker", description="Serve a bundle on a keyed Kafka topic."
+    )
+    parser.add_argument("config", nargs="?", type=Path, help="worker.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
+        help="override one setting; so does the environment: KEYFOLD_SECTION__NAME",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        config = read_config(arguments.config, arguments.set)
+        # Imported late: --help and a wrong setting answer at once.
+        from keyfold.worker.app import EX_CRASH, create_app
+
+        # Before the app: Faust's services take the event loop when they are made.
+        loop = _new_event_loop()
+        app = create_app(config)
+    except Crash as error:
+        print(f"keyfold-worker: {error}", file=sys.stderr)
+        return EX_USAGE
+    worker = app.Worker(
+        loglevel=arguments.log_level, loop=loop, redirect_stdouts=False, quiet=True,
+        logging_config=_logging(arguments.log_level), blocking_timeout=0,
+    )  # fmt: skip
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0
+    except Exception:  # noqa: BLE001 - the seam: Faust re-raises what it crashed on
+        status = EX_CRASH
+    if app.failure is not None:
+        print(f"keyfold-worker: {app.failure}", file=sys.stderr)
+        return EX_USAGE if isinstance(app.failure, Crash) and not app.metrics.events else EX_CRASH
+    return EX_CRASH if app.crashed else status
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _logging(level: str) -> dict[str, object]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        },
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "line",
+            },
+        },
+        "loggers": {
+            # Faust's and aiokafka's own lines are for their developers.
+            name: {"level": logging.WARNING}
+            for name in ("aiokafka", "faust", "mode")
+        },
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,175 @@
+"""What a verification has found: counts, the first examples of each violation, the report.
+
+Owns the names of the violations, which of them make a verification fail, and how they are shown to
+a person and written as JSON. It decides nothing about records. Filled in by worker/compare.py and
+worker/stored.py, shown by worker/verify.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class Fault(StrEnum):
+    """A way in which outputs or states break the promise."""
+
+    LOST = "lost"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflicting"
+    ORDER = "out of order"
+    CROSS_KEY = "cross-key"
+    WRONG_OUTPUT = "wrong output"
+    UNEXPECTED = "unexpected"
+    WRONG_STATE = "wrong state"
+    MISSING_STATE = "missing state"
+    EXTRA_STATE = "extra state"
+
+
+MEANINGS = {
+    Fault.LOST: "an event without a prediction, or a reject without a dead letter",
+    Fault.DUPLICATE: "the same prediction again",
+    Fault.CONFLICT: "the same id again with another content",
+    Fault.ORDER: "a key's prediction for an earlier event after one for a later event",
+    Fault.CROSS_KEY: "under another key or in another partition than its event",
+    Fault.WRONG_OUTPUT: "not what the offline fold predicts",
+    Fault.UNEXPECTED: "a prediction or dead letter that nothing asks for",
+    Fault.WRONG_STATE: "stored state is not the offline fold",
+    Fault.MISSING_STATE: "a key was folded, but no state is stored",
+    Fault.EXTRA_STATE: "a state is stored for a key that has none offline",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One violation, for a person to look at."""
+
+    where: str  # topic:partition:offset, or the key and the Redis hash
+    expected: str  # offline
+    got: str  # online
+
+
+@dataclass(slots=True)
+class Findings:
+    """The result of one verification, filled in as it goes."""
+
+    exactly_once: bool = False  # a duplicate is a violation
+    keep: int = 3  # examples kept of each fault
+    events: int = 0  # input records that were stepped
+    resets: int = 0  # tombstones that reset a key
+    rejects: int = 0  # input records that cannot be events
+    predictions: int = 0  # records of the output topic, all of them
+    dead_letters: int = 0  # records of the dead-letter topic about this input topic
+    before_base: int = (
+        0  # predictions and dead letters of events before the worker's base: unchecked
+    )
+    states: int = 0  # stored states that were compared
+    max_abs_difference: float = 0.0  # of an output number from the offline fold
+    max_abs_state_difference: float = 0.0  # of a state tensor's number
+    counts: Counter[Fault] = field(default_factory=Counter)  # violations and duplicates
+    examples: dict[Fault, list[Example]] = field(default_factory=dict)  # the first few
+
+    def add(self, fault: Fault, where: str, expected: str, got: str) -> None:
+        """Count a fault and keep it as an example while there is room."""
+        self.counts[fault] += 1
+        kept = self.examples.setdefault(fault, [])
+        if len(kept) < self.keep:
+            kept.append(Example(where, expected, got))
+
+    def is_violation(self, fault: Fault) -> bool:
+        """Say whether a fault fails the verification."""
+        return fault is not Fault.DUPLICATE or self.exactly_once
+
+    @property
+    def violations(self) -> int:
+        """How many violations were found."""
+        return sum(n for fault, n in self.counts.items() if self.is_violation(fault))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts under stable names, and the examples.
+
+        `wrong_states` counts all states that are wrong: missing and extra ones are among them.
+        """
+        counts = self.counts
+        missing, extra = counts[Fault.MISSING_STATE], counts[Fault.EXTRA_STATE]
+        return {
+            "clean": self.violations == 0,
+            "violations": self.violations,
+            "events": self.events,
+            "resets": self.resets,
+            "rejects": self.rejects,
+            "predictions": self.predictions,
+            "dead_letters": self.dead_letters,
+            "before_base": self.before_base,
+            "states": self.states,
+            "lost": counts[Fault.LOST],
+            "duplicates": counts[Fault.DUPLICATE],
+            "conflicts": counts[Fault.CONFLICT],
+            "out_of_order": counts[Fault.ORDER],
+            "cross_key": counts[Fault.CROSS_KEY],
+            "wrong_outputs": counts[Fault.WRONG_OUTPUT],
+            "unexpected": counts[Fault.UNEXPECTED],
+            "wrong_states": counts[Fault.WRONG_STATE] + missing + extra,
+            "missing_states": missing,
+            "extra_states": extra,
+            "max_abs_difference": self.max_abs_difference,
+            "max_abs_state_difference": self.max_abs_state_difference,
+            "exactly_once": self.exactly_once,
+            "examples": {
+                fault.value: [
+                    {"where": e.where, "expected": e.expected, "got": e.got} for e in examples
+                ]
+                for fault, examples in self.examples.items()
+            },
+        }
+
+    def show(self, console: Console) -> None:
+        """Print the report."""
+        console.print(
+            f"{self.events:,} events ({self.rejects:,} rejects, {self.resets:,} resets), "
+            f"{self.predictions:,} predictions, {self.dead_letters:,} dead letters, "
+            f"{self.states:,} states",
+            highlight=False,
+        )
+        if self.before_base:
+            console.print(
+                f"{self.before_base:,} outputs are about events before the first one folded: "
+                "not checked",
+                highlight=False,
+            )
+        console.print(self._table())
+        for fault, examples in self.examples.items():
+            for example in examples if self.is_violation(fault) else ():
+                console.print(Text(f"{fault}: {example.where}", style="bold"))
+                console.print(Text(f"    expected  {example.expected}"))
+                console.print(Text(f"    got       {example.got}"))
+        verdict = (
+            Text(f"NOT CLEAN: {self.violations:,} violations", style="bold red")
+            if self.violations
+            else Text("CLEAN: every prediction and state is the offline fold", style="bold green")
+        )
+        console.print(verdict)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("finding")
+        table.add_column("count", justify="right")
+        table.add_column("meaning")
+        for fault, meaning in MEANINGS.items():
+            if not self.is_violation(fault):
+                meaning += " (allowed: at-least-once)"
+            bad = self.counts[fault] and self.is_violation(fault)
+            table.add_row(
+                fault.value, f"{self.counts[fault]:,}", meaning, style="red" if bad else ""
+            )
+        table.add_row("max |difference|", f"{self.max_abs_difference:.3g}", "of an output number")
+        table.add_row(
+            "max |difference|", f"{self.max_abs_state_difference:.3g}", "of a stored state's number"
+        )
+        return table

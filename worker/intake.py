@@ -1,0 +1,334 @@
+"""Faust's transport, with the per-event path of the input topic replaced by whole fetches.
+
+Owns the Kafka position of the input topic (the one task that seeks and fetches it), its partitions'
+owners, and every private name of Faust and aiokafka this project uses: tests/worker/test_intake.py
+holds them, so that a new Faust fails there and not in production. Other topics of the same app keep
+Faust's own path. It decides nothing about offsets: owners do. Used by worker/app.py only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import faust
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from keyfold.worker.emit import MAX_REQUEST_BYTES
+from keyfold.worker.owner import Owner
+from keyfold.worker.partition import GroupOffset, Phase
+
+FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
+HINT_S = 1.0  # how often W is told to Kafka
+HINT_TIMEOUT_S = 5.0
+MAX_FETCH_RECORDS = 8192
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread, reading committed records only and never resetting a position."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust 0.15.3 passes none of these on; aiokafka reads them when it starts.
+        consumer._isolation_level = "read_committed"
+        consumer._auto_offset_reset = "none"
+        consumer._fetch_max_wait_ms = int(FETCH_WAIT_S * 1000)
+        return consumer
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave Faust's livelock warnings to the topics whose events go through Faust."""
+        if tp.topic != self.app.input_topic:
+            super().verify_event_path(now, tp)
+
+    async def committed(self, tp: TopicPartition) -> GroupOffset | None:
+        """Return the group offset with its metadata (aiokafka's own call drops that)."""
+        consumer = self._ensure_consumer()
+        found = (await consumer._coordinator.fetch_committed_offsets([tp])).get(tp)
+        if found is None or found.offset < 0:
+            return None
+        return GroupOffset(found.offset, found.metadata or "")
+
+    async def set_committed(self, offsets: Mapping[TopicPartition, GroupOffset]) -> None:
+        """Set group offsets of partitions assigned to this worker."""
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        await consumer.commit(
+            {
+                tp: OffsetAndMetadata(at.offset, at.metadata)
+                for tp, at in offsets.items()
+                if tp in assigned
+            }
+        )
+
+    async def seek_rest_to_committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
+        """Seek other topics' partitions to the group offset, new ones to the log's start."""
+        consumer = self._ensure_consumer()
+        found: dict[TP, int | None] = {}
+        for tp in map(driver.ensure_aiokafka_TP, tps):
+            at = await self.committed(tp)
+            if at is None:
+                await consumer.seek_to_beginning(tp)
+            else:
+                consumer.seek(tp, at.offset)
+            found[ensure_TP(tp)] = at.offset if at else None
+        return found
+
+    async def log_bounds(self, tp: TopicPartition) -> tuple[int, int]:
+        """Return the log's start and (last stable) end."""
+        consumer = self._ensure_consumer()
+        start = await consumer.beginning_offsets([tp])
+        end = await consumer.end_offsets([tp])
+        return start[tp], end[tp]
+
+    async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
+        """Return each topic's number of partitions by fresh metadata, 0: it does not exist."""
+        client = self._ensure_consumer()._client
+        cluster = await client.fetch_all_metadata()
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer; the input topic's partitions go to owners, whole fetches at a time."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.owners: dict[int, Owner] = {}
+        self._seeks: dict[Owner, int] = {}
+        self._space = asyncio.Event()
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- what owners ask of Kafka (owner.Log) ------------------------------------------------------
+
+    async def group_offset(self, topic: str, partition: int) -> GroupOffset | None:
+        """Return C, None when the group has none."""
+        at: GroupOffset | None = await self._thread.call_thread(
+            self._thread.committed, TopicPartition(topic, partition)
+        )
+        return at
+
+    async def set_group_offset(self, topic: str, partition: int, at: GroupOffset) -> None:
+        """Set C. Raises KafkaError when it could not be set."""
+        await self._thread.call_thread(
+            self._thread.set_committed, {TopicPartition(topic, partition): at}
+        )
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the log's start and end."""
+        start, end = await self._thread.call_thread(
+            self._thread.log_bounds, TopicPartition(topic, partition)
+        )
+        return start, end
+
+    async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
+        """Return each topic's number of partitions, 0 when it does not exist."""
+        counts: dict[str, int] = await self._thread.call_thread(
+            self._thread.partition_counts, topics
+        )
+        return counts
+
+    def request_seek(self, owner: Owner, offset: int) -> None:
+        """Have the intake task move the position before its next fetch."""
+        self._seeks[owner] = offset
+
+    # -- rebalancing -------------------------------------------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Note new partitions; positions of the input topic are set by the intake task alone.
+
+        Faust calls this after every assignment, under a timeout: no Redis here.
+        """
+        mine = {tp for tp in self.assignment() if tp.topic == self.app.input_topic}
+        rest = {ensure_TP(tp) for tp in self.assignment()} - mine
+        found = await self._thread.call_thread(self._thread.seek_rest_to_committed, rest)
+        for tp, offset in found.items():
+            self._read_offset[tp] = self._committed_offset[tp] = offset
+        for tp in mine:
+            if tp.partition not in self.owners:
+                self.owners[tp.partition] = self.app.new_owner(tp.partition)
+                self.owners[tp.partition].start()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Drain the input partitions, within a deadline, before Faust lets go of them."""
+        await self._drain_owners({tp.partition for tp in revoked if self._is_input(tp)})
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Drain everything before a stop; agents get no longer than the input partitions do."""
+        await self._drain_owners(set(self.owners))
+        try:
+            await asyncio.wait_for(super().wait_empty(), self.app.config.worker.drain_s)
+        except TimeoutError:
+            self.log.warning("agents did not finish within %.1f s", self.app.config.worker.drain_s)
+
+    async def _drain_owners(self, numbers: set[int]) -> None:
+        drained = [self.owners.pop(number) for number in numbers & self.owners.keys()]
+        for owner in drained:
+            self._seeks.pop(owner, None)
+        await asyncio.gather(*(owner.drain(self.app.config.worker.drain_s) for owner in drained))
+        await self._tell_kafka(drained)
+
+    async def _tell_kafka(self, owners: Iterable[Owner]) -> None:
+        """Set the group offsets to W: a hint for operators, never read back as a position."""
+        topic = self.app.input_topic
+        offsets = {
+            TopicPartition(topic, owner.partition.number): GroupOffset(owner.partition.saved, "")
+            for owner in owners
+            if owner.hint_due()
+        }
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(
+                self._thread.call_thread(self._thread.set_committed, offsets), HINT_TIMEOUT_S
+            )
+        except (KafkaError, TimeoutError) as error:
+            self.log.info("group offsets not set (%r); the next hint will", error)
+
+    @faust.Service.task
+    async def _hint_kafka(self) -> None:
+        while not self.should_stop:
+            await self.sleep(HINT_S)
+            if not self.app.rebalancing:
+                running = [o for o in self.owners.values() if o.partition.phase is Phase.RUN]
+                await self._tell_kafka(running)
+
+    # -- the intake task ---------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch for ever. One task owns the position: a seek never overlaps a fetch."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                    continue
+                await self._seek_as_requested()
+                await self._fetch_once()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _seek_as_requested(self) -> None:
+        seeks, self._seeks = self._seeks, {}
+        assigned = self.assignment()
+        for owner, offset in seeks.items():
+            tp = TP(self.app.input_topic, owner.partition.number)
+            if self.owners.get(tp.partition) is owner and tp in assigned:
+                await self.seek_wait({tp: offset})
+                owner.sought()
+
+    async def _fetch_once(self) -> None:
+        """Take what was fetched and hand it on: whole to owners, one by one to Faust's streams."""
+        open_before = {number: owner for number, owner in self.owners.items() if owner.open}
+        wanted = self._wanted(open_before)
+        if not wanted:
+            await self._wait_for_space()
+            return
+        try:
+            fetched = await self._getmany(active_partitions=wanted, timeout=FETCH_WAIT_S)
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            await self._note_refused(error)
+            return
+        for raw, records in (fetched or {}).items():
+            tp = ensure_TP(raw)
+            if not self._is_input(tp):
+                await self._deliver(tp, records)
+                continue
+            owner = self.owners.get(tp.partition)
+            # Only an owner that was open before the fetch: its position was set for it.
+            if owner is not None and owner.open and open_before.get(tp.partition) is owner:
+                owner.saw_log_end(self.highwater(tp) or 0)
+                owner.offer(records)
+
+    def _wanted(self, owners: Mapping[int, Owner]) -> set[TP]:
+        """Return the partitions to fetch: not those whose records wait in memory already."""
+        active: set[TP] = self._get_active_partitions()
+        limit = self.app.config.worker.max_buffer_bytes
+        waiting = sum(owner.waiting_bytes for owner in owners.values())
+        fair = limit // max(len(owners), 1)
+        return {
+            tp
+            for tp in active
+            if not self._is_input(tp)
+            or (
+                tp.partition in owners
+                and (owners[tp.partition].waiting_bytes <= (fair if waiting < limit else 0))
+            )
+        }
+
+    async def _wait_for_space(self) -> None:
+        self._space.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._space.wait(), FETCH_WAIT_S)
+
+    def note_space(self) -> None:
+        """Note that records were taken: there may be room for a fetch."""
+        self._space.set()
+
+    async def _note_refused(self, error: KafkaError) -> None:
+        """A position was out of range: its owner judges it. Without an owner: an old prefetch."""
+        refused = error.args[0]
+        offsets = refused if isinstance(refused, dict) else {}
+        for tp, offset in offsets.items():
+            owner = self.owners.get(tp.partition) if self._is_input(tp) else None
+            if owner is not None and owner.open:
+                await owner.out_of_range(offset)
+            elif not self._is_input(tp):
+                self.log.warning(
+                    "%s: offset %d is out of range; reading from the start", tp, offset
+                )
+                await self._thread.seek_to_beginning(tp)
+
+    async def _deliver(self, tp: TP, records: Sequence[Any]) -> None:
+        """Faust's own path, for the topics of agents (Consumer._drain_messages, 0.15.3)."""
+        for record in records:
+            before = self._read_offset[tp]
+            if (
+                before is not None
+                and record.offset <= before
+                and before != self._committed_offset[tp]
+            ):
+                continue
+            if before and record.offset - before > 1 and self.app.topics.acks_enabled_for(tp.topic):
+                await self._add_gap(tp, before + 1, record.offset)
+            message = self._to_message(tp, record)
+            await self.wait_first(self.callback(message), self.suspend_flow.wait())
+            if not self.flow_active:
+                return
+            self._read_offset[tp] = record.offset
+
+    def _is_input(self, tp: Any) -> bool:
+        return bool(tp.topic == self.app.input_topic)
+
+
+class Producer(driver.Producer):
+    """Faust's producer with the durability that the promise needs."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {
+            "acks": "all",
+            "enable_idempotence": True,
+            "max_batch_size": MAX_REQUEST_BYTES,
+            "max_request_size": 2 * MAX_REQUEST_BYTES,
+        }
+
+    def connected(self) -> Any:
+        """Return the aiokafka producer."""
+        return self._ensure_producer()
+
+
+class Transport(driver.Transport):
+    """The transport of the keyfold app."""
+
+    Consumer = Consumer
+    Producer = Producer

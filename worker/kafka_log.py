@@ -1,0 +1,171 @@
+"""Bounded reading of topics for the commands that look at a log from outside.
+
+Owns a confluent-kafka consumer that is assigned partitions by hand: it joins no group, stores no
+offset and reads committed records only. It knows records, not events or predictions. Called by
+keyfold-verify and keyfold-tail; the worker itself reads through Faust.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from keyfold.worker.errors import Crash, TopicError
+
+CHUNK = 1000  # messages taken from the client at once
+POLL_S = 0.2  # so that Ctrl-C is heard
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a partition held at one instant."""
+
+    start: int  # first offset still there
+    end: int  # the next offset, as far as committed records go
+
+
+class KafkaLog:
+    """A reader of topics, to be used in a `with` statement, by one thread."""
+
+    def __init__(self, brokers: str, timeout_s: float = 30.0) -> None:
+        self._timeout_s = timeout_s
+        self._brokers = brokers
+        self._problem = "no answer"
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": brokers,
+                "group.id": f"keyfold-reader-{uuid.uuid4()}",  # required, never joined
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+                "fetch.error.backoff.ms": 50,
+                "queued.max.messages.kbytes": 32 * 1024,
+                "error_cb": self._note,
+                "log_level": 2,  # what matters comes back as errors
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._consumer.close()
+
+    def partitions(self, topic: str) -> int:
+        """Return a topic's partition count. Raises TopicError when there is no such topic."""
+        try:
+            found = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic]
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        if found.error is not None or not found.partitions:
+            raise TopicError(f"topic {topic!r}: expected it at {self._brokers}, got none")
+        return len(found.partitions)
+
+    def extent(self, topic: str, partition: int) -> Extent:
+        """Return a partition's first and next offset, committed records only.
+
+        A broker's answer about the end is not taken on trust: Tansu 0.6.0 answers with the last
+        record set's first offset + 1, so the tail is read until the partition reports its end.
+        """
+        where = TopicPartition(topic, partition)
+        try:
+            start, end = self._consumer.get_watermark_offsets(where, timeout=self._timeout_s)
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        seen = end
+        deadline = time.monotonic() + 1.0  # under a steady stream the end runs away
+        for message in self._follow(topic, partition, max(start, end - 1)):
+            offset = message.offset() or 0
+            at_end = message.error() is not None
+            seen = max(seen, offset if at_end else offset + 1)
+            if at_end or time.monotonic() > deadline:
+                break
+        return Extent(start, seen)
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
+        """Yield the records with offsets in [start, end) in order.
+
+        Raises Crash when `start` is no longer, or not yet, in the log.
+        """
+        if start >= end:
+            return
+        for message in self._follow(topic, partition, start):
+            offset = message.offset() or 0
+            if offset < end and message.error() is None:
+                yield message
+            # Behind the last record there may be transaction markers: only the partition's end
+            # or a later record shows that there is no more below `end`.
+            if offset >= end - (message.error() is None):
+                return
+
+    def follow(self, topic: str, starts: Sequence[int | None]) -> None:
+        """Begin to read all partitions of a topic, each from an offset (None: the oldest)."""
+        self._consumer.assign(
+            [
+                TopicPartition(topic, partition, OFFSET_BEGINNING if start is None else start)
+                for partition, start in enumerate(starts)
+            ]
+        )
+
+    def poll(self, timeout_s: float) -> list[Message]:
+        """Return the next records of what is followed, waiting at most `timeout_s` for some."""
+        return [message for message in self._some(timeout_s) if not self._is_end(message)]
+
+    def _follow(self, topic: str, partition: int, start: int) -> Iterator[Message]:
+        """Yield records and end-of-partition events, for ever."""
+        self._consumer.assign([TopicPartition(topic, partition, start)])
+        silent_since = time.monotonic()
+        try:
+            while True:
+                messages = self._some(POLL_S)
+                if messages:
+                    silent_since = time.monotonic()
+                elif time.monotonic() - silent_since > self._timeout_s:
+                    raise Crash(f"{topic}:{partition}: no records from {self._brokers}: "
+                                f"{self._problem}")  # fmt: skip
+                for message in messages:
+                    self._is_end(message)
+                    yield message
+        finally:
+            self._consumer.unassign()
+
+    def _some(self, timeout_s: float) -> list[Message]:
+        # consume(n, timeout) waits for all n of them; poll waits for one.
+        first = self._consumer.poll(timeout_s)
+        return [] if first is None else [first, *self._consumer.consume(CHUNK, 0)]
+
+    def _is_end(self, message: Message) -> bool:
+        """Tell an end-of-partition event from a record. Raises Crash on any other error."""
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() == KafkaError._PARTITION_EOF:
+            return True
+        raise Crash(f"{message.topic()}:{message.partition()}: {error.str()}")
+
+    def _note(self, error: KafkaError) -> None:
+        self._problem = error.str()
+
+    def _unreachable(self, error: KafkaException) -> Crash:
+        return Crash(f"Kafka at {self._brokers}: {error.args[0].str()} ({self._problem})")

@@ -1,0 +1,79 @@
+"""The ONNX Runtime step: (x, lengths, states) -> (y, new states).
+
+Owns the session, its checks against the manifest at load, and the runtime's edges: B = 0 aborts the
+process and is never asked for, fewer rows than the manifest's `min_rows` are padded. It knows the
+contract, not the family of the model; whose rows they are is the caller's business. Called by the
+pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from keyfold.export import bundle as contract
+from keyfold.export.bundle import Bundle, Tensors
+from keyfold.export.errors import BundleError
+
+
+class Model:
+    """A bundle's step graph, ready to run on one thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        manifest = bundle.manifest
+        self._min_rows = manifest.min_rows
+        self._states = [(state.input, state.output) for state in manifest.states]
+        self._output_names = ["y", *(output for _, output in self._states)]
+        self._session = _session(bundle)
+        contract.check_signature(
+            bundle, _signature(self._session.get_inputs()), _signature(self._session.get_outputs())
+        )
+        self.golden_difference = contract.check_golden(bundle, self.step)
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        """Load and prove a bundle. Raises BundleError: what, where, expected, got."""
+        return cls(contract.load(folder))
+
+    def step(
+        self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """Run B >= 1 rows of up to T steps: x (B,T,F), lengths (B,) -> y (B,T,O), new states.
+
+        Beyond a row's length y holds nothing of meaning. States are keyed by graph input name.
+        """
+        rows = len(x)
+        feed: dict[str, NDArray[Any]] = {"x": x, "lengths": lengths, **states}
+        if rows < self._min_rows:
+            feed = {name: _pad(values, self._min_rows) for name, values in feed.items()}
+        y, *after = cast("list[NDArray[Any]]", self._session.run(self._output_names, feed))
+        new = {name: value[:rows] for (name, _), value in zip(self._states, after, strict=True)}
+        return y[:rows], new
+
+
+def _pad(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Repeat the last row until there are `rows`."""
+    return np.concatenate([values, np.repeat(values[-1:], rows - len(values), axis=0)])
+
+
+def _session(bundle: Bundle) -> Any:
+    options = ort.SessionOptions()
+    # One process per core, one thread each: more threads rarely pay at these sizes (FACTS).
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(
+            bundle.step_path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise BundleError(f"{bundle.step_path}: ONNX Runtime cannot load it: {error}") from error
+
+
+def _signature(values: Sequence[Any]) -> Mapping[str, tuple[str, list[Any]]]:
+    return {value.name: (value.type, list(value.shape)) for value in values}

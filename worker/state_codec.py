@@ -1,0 +1,102 @@
+"""Key states <-> the bytes kept in Redis: many at once, held by a golden-bytes test.
+
+Owns the layout of one stored state, little-endian, without padding:
+
+    version u8 | checksum u32 | steps u64 | last offset i64 | last event time i64 | tensors
+
+The checksum is the CRC-32 of the key followed by everything after the checksum: a value returned
+for another key (a mixed-up reply) is found out. Knows numpy and the manifest's state specs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keyfold.export.bundle import Manifest, Tensors
+
+STATE_VERSION = 1
+_BODY = 5  # first byte after version and checksum
+
+
+class StateCorrupt(Exception):  # noqa: N818 - becomes the partition's HALT, never escapes
+    """A stored state is not what was written for this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The states of N keys."""
+
+    steps: NDArray[np.uint64]  # (N,) steps taken since cold
+    offsets: NDArray[np.int64]  # (N,) offset of the last event
+    times_ms: NDArray[np.int64]  # (N,) event time of the last event
+    tensors: Tensors  # input name -> (N, *dims)
+
+
+class StateCodec:
+    """Packs and unpacks states of one bundle."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._specs = manifest.states
+        self._layout = np.dtype(
+            [
+                ("version", "u1"),
+                ("checksum", "<u4"),
+                ("steps", "<u8"),
+                ("offset", "<i8"),
+                ("time", "<i8"),
+                *(
+                    (spec.input, np.dtype(spec.dtype).newbyteorder("<"), spec.dims)
+                    for spec in manifest.states
+                ),
+            ]
+        )
+        self.bytes_per_state = self._layout.itemsize
+
+    def pack(self, keys: Sequence[bytes], states: States) -> list[bytes]:
+        """Return one stored value per key."""
+        rows = np.empty(len(keys), self._layout)
+        rows["version"] = STATE_VERSION
+        rows["steps"], rows["offset"], rows["time"] = states.steps, states.offsets, states.times_ms
+        for spec in self._specs:
+            rows[spec.input] = states.tensors[spec.input]
+        size = self._layout.itemsize
+        body = memoryview(rows.tobytes())
+        rows["checksum"] = [
+            crc32(body[i * size + _BODY : (i + 1) * size], crc32(key)) for i, key in enumerate(keys)
+        ]
+        packed = rows.tobytes()
+        return [packed[start : start + size] for start in range(0, len(packed), size)]
+
+    def unpack(self, keys: Sequence[bytes], values: Sequence[bytes], watermark: int) -> States:
+        """Read stored values back.
+
+        Raises StateCorrupt when a value has another size, version or checksum, or has seen an event
+        at or above the partition's watermark (a save that was cut short).
+        """
+        size = self._layout.itemsize
+        for key, value in zip(keys, values, strict=True):
+            if len(value) != size:
+                raise StateCorrupt(f"expected {size} bytes, got {len(value)}")
+            checksum = crc32(memoryview(value)[_BODY:], crc32(key))
+            if value[0] != STATE_VERSION or checksum != int.from_bytes(value[1:_BODY], "little"):
+                raise StateCorrupt(
+                    f"expected version {STATE_VERSION} and checksum {checksum}, got version "
+                    f"{value[0]} and checksum {int.from_bytes(value[1:_BODY], 'little')}"
+                )
+        rows: NDArray[Any] = np.frombuffer(b"".join(values), self._layout)
+        if len(rows) and rows["offset"].max() >= watermark:
+            raise StateCorrupt(
+                f"expected events below watermark {watermark}, got offset {rows['offset'].max()}"
+            )
+        return States(
+            rows["steps"].astype(np.uint64),
+            rows["offset"].astype(np.int64),
+            rows["time"].astype(np.int64),
+            {spec.input: rows[spec.input].astype(spec.dtype) for spec in self._specs},
+        )

@@ -1,0 +1,209 @@
+"""One verification: which topics and states are read, in which order, and compared with what.
+
+Owns that order. Per partition: the states, then the ends of the outputs, then the end of the input,
+so that whatever was put out was caused by what is read, also beside a running worker. Counts come
+from topics and Redis only; nothing of the worker's pipeline, schedule, slots or store is used.
+Called by worker/verify.py (the command), the demo and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from confluent_kafka import Message
+
+from keyfold.export import bundle as contract
+from keyfold.worker.compare import OutputCheck, Place, Strays
+from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
+from keyfold.worker.errors import Crash, TopicError
+from keyfold.worker.findings import Fault, Findings
+from keyfold.worker.kafka_log import Extent, KafkaLog
+from keyfold.worker.refold import OfflineStep, Refold
+from keyfold.worker.stored import Stored, StoredGroup, check_bundle, check_states
+
+TICK_EVERY = 256  # records between two looks at the progress bar
+
+# partitions done (with a fraction), all partitions, records read
+Tick = Callable[[float, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be verified."""
+
+    bundle: Path  # folder
+    brokers: str  # "host:port,host:port"
+    input: str  # topic of events
+    output: str  # topic of predictions
+    dead_letter: str  # topic of rejects; it need not exist as long as there are none
+    group: str  # whose states
+    redis: str | None = None  # URL; None: compare topics only, up to the end of the input
+    from_offset: int | None = None  # without Redis: where the fold began; None: the oldest event
+    exactly_once: bool = False  # duplicates are violations
+    examples: int = 3  # kept of each violation
+
+
+def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findings:
+    """Refold and compare every partition. Safe beside a running worker.
+
+    Raises Crash when the comparison cannot be made: no such topic or state, another bundle's state,
+    events that are no longer in the log.
+    """
+    step = OfflineStep(contract.load(target.bundle))
+    group = StoredGroup(target.redis, target.group) if target.redis is not None else None
+    with KafkaLog(target.brokers) as log:
+        return _Verification(target, step, log, group, tick).run()
+
+
+class _Verification:
+    def __init__(
+        self,
+        target: Target,
+        step: OfflineStep,
+        log: KafkaLog,
+        group: StoredGroup | None,
+        tick: Tick,
+    ) -> None:
+        self._target, self._step, self._log, self._group = target, step, log, group
+        self._tick = tick
+        self._findings = Findings(exactly_once=target.exactly_once, keep=target.examples)
+        self._strays = Strays()
+        self._letters = _DeadLetters(log, target, self._findings)
+        self._count = log.partitions(target.input)
+        self._records = 0
+        self._stateless: list[int] = []  # partitions without a hash in Redis
+
+    def run(self) -> Findings:
+        """Verify one partition after the other: memory holds one partition's events at most."""
+        target = self._target
+        outputs = self._log.partitions(target.output)
+        if outputs != self._count:
+            raise TopicError(
+                f"topic {target.output!r}: expected {self._count} partitions as in "
+                f"{target.input!r}, got {outputs}"
+            )
+        for partition in range(self._count):
+            self._partition(partition)
+        if self._group is not None and len(self._stateless) == self._count:
+            raise Crash(
+                f"Redis holds no state of group {target.group!r} on topic {target.input!r}: "
+                "has its worker ever run? (--no-state compares the topics alone)"
+            )
+        self._strays.report(self._findings)
+        return self._findings
+
+    def _partition(self, partition: int) -> None:
+        target, findings = self._target, self._findings
+        stored = self._group.read(target.input, partition) if self._group is not None else None
+        output = self._log.extent(target.output, partition)
+        self._letters.catch_up()
+        source = self._log.extent(target.input, partition)
+        place = self._place(partition, stored, source)
+        refold = self._refold(place, stored, source, output.end - output.start)
+        check = OutputCheck(self._step.bundle, place, refold, findings, self._strays)
+        done, total = source.end - place.base, source.end - place.base + output.end - output.start
+        for message in self._log.read(target.output, partition, output.start, output.end):
+            check.prediction(_offset(message), message.key(), message.value())
+            done += 1
+            self._progress(partition, done, total)
+        check.finish()
+        letters = self._letters.about(partition)
+        check_dead_letters(self._step.bundle, place, refold, letters, findings)
+        self._tick(partition + 1, self._count, self._records)
+
+    def _place(self, partition: int, stored: Stored | None, source: Extent) -> Place:
+        target = self._target
+        if stored is None:
+            base = source.start if target.from_offset is None else target.from_offset
+            watermark = source.end
+            if self._group is not None:
+                self._stateless.append(partition)
+        else:
+            check_bundle(stored, self._step.bundle)
+            base, watermark = stored.number("#B"), stored.number("#W")
+        if base < source.start:
+            raise Crash(
+                f"{target.input}:{partition}: expected all events since offset {base}, where the "
+                f"fold began, got a log that begins at {source.start}: nothing to compare with"
+            )
+        return Place(target.input, target.output, partition, base, watermark)
+
+    def _refold(self, place: Place, stored: Stored | None, source: Extent, more: int) -> Refold:
+        """Fold a partition's events and, at the watermark, compare the states."""
+        refold, findings = Refold(self._step), self._findings
+        unchecked = stored
+        total = max(source.end - place.base + more, 1)
+        for message in self._log.read(place.input, place.partition, place.base, source.end):
+            offset = _offset(message)
+            if unchecked is not None and offset >= place.watermark:
+                check_states(self._step.bundle, place, refold, unchecked, findings)
+                unchecked = None
+            refold.fold(offset, message.timestamp()[1], message.key(), message.value())
+            self._progress(place.partition, offset - place.base, total)
+        if unchecked is not None:
+            check_states(self._step.bundle, place, refold, unchecked, findings)
+        if self._group is not None and stored is None and len(refold):
+            findings.add(
+                Fault.MISSING_STATE,
+                f"{place.input}:{place.partition}",
+                f"states and a watermark of group {self._target.group!r}",
+                "none in Redis",
+            )
+        if place.watermark > source.end:
+            where = f"{place.input}:{place.partition}: watermark"
+            findings.add(Fault.WRONG_STATE, where, f"at most {source.end}", str(place.watermark))
+        findings.events += refold.events
+        findings.rejects += len(refold.rejects)
+        findings.resets += len(refold) - refold.events - len(refold.rejects)
+        return refold
+
+    def _progress(self, partition: int, done: int, total: int) -> None:
+        self._records += 1
+        if self._records % TICK_EVERY == 0:
+            self._tick(partition + min(done / total, 1.0), self._count, self._records)
+
+
+class _DeadLetters:
+    """The dead letters about one input topic, by the record they are about."""
+
+    def __init__(self, log: KafkaLog, target: Target, findings: Findings) -> None:
+        self._log, self._target, self._findings = log, target, findings
+        self._about: dict[int, dict[int, list[DeadLetter]]] = {}
+        try:
+            count = log.partitions(target.dead_letter)
+        except TopicError:
+            count = 0
+        self._next: list[int | None] = [None] * count
+
+    def catch_up(self) -> None:
+        """Read what has come since the last call."""
+        for partition, following in enumerate(self._next):
+            extent = self._log.extent(self._target.dead_letter, partition)
+            start = extent.start if following is None else following
+            for message in self._log.read(self._target.dead_letter, partition, start, extent.end):
+                self._take(message)
+            self._next[partition] = extent.end
+
+    def about(self, partition: int) -> Mapping[int, list[DeadLetter]]:
+        """Return, by offset, the dead letters about an input partition's records."""
+        return self._about.pop(partition, {})
+
+    def _take(self, message: Message) -> None:
+        where = f"{message.topic()}:{message.partition()}:{message.offset()}"
+        headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+        parsed = parse_dead_letter(where, message.key(), message.value(), headers)
+        if parsed is None:
+            self._findings.add(Fault.UNEXPECTED, where, "a dead letter", "no keyfold headers")
+        elif parsed[0] == self._target.input:
+            _, partition, offset, letter = parsed
+            self._about.setdefault(partition, {}).setdefault(offset, []).append(letter)
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    if offset is None:
+        raise Crash("Kafka: a record without an offset")
+    return offset
