@@ -83,8 +83,7 @@ def fuse(layer: Any, number: int) -> Fused:
         attributes["linear_before_reset"] = int(layer.reset_after)
     # The operator wants (T,B,I) and (1,B,H); the graph is batch first throughout.
     nodes = [helper.make_node("Transpose", [f"tap{n}"], [f"tap{n}_t"], perm=[1, 0, 2])]
-    for s in states:
-        nodes.append(helper.make_node("Unsqueeze", [f"{s}{n}", AXIS0], [f"{s}{n}_in"]))
+    nodes += [helper.make_node("Unsqueeze", [f"{s}{n}", AXIS0], [f"{s}{n}_in"]) for s in states]
     nodes.append(
         helper.make_node(
             operator,
@@ -94,9 +93,8 @@ def fuse(layer: Any, number: int) -> Fused:
             **attributes,
         )
     )
-    for s in states:
-        nodes.append(helper.make_node("Squeeze", [f"{s}{n}_last", AXIS0], [f"{s}{n}_out"]))
     nodes += [
+        *(helper.make_node("Squeeze", [f"{s}{n}_last", AXIS0], [f"{s}{n}_out"]) for s in states),
         helper.make_node("Squeeze", [f"Y{n}", AXIS1], [f"Y{n}_t"]),
         helper.make_node("Transpose", [f"Y{n}_t"], [f"gap{n}"], perm=[1, 0, 2]),
     ]

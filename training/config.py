@@ -95,7 +95,8 @@ class Model:
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"  # of every recurrent layer
     units: tuple[int, ...] = (64,)  # of each recurrent layer, from the input on
-    dense: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
+    before: int = 0  # units of a ReLU layer before the first recurrent layer; 0: no such layer
+    after: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
     dropout: float = 0.0  # after each recurrent layer, while training
     input_noise: float = 0.0  # standard deviations of noise on scaled features, while training
 

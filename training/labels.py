@@ -73,7 +73,7 @@ class Labels:
         return float(self._codes[text])
 
     def outputs(self) -> OutputSpec:
-        """Return what the model's outputs mean; classes are sorted unless the settings order them."""
+        """Return what the outputs mean; classes are sorted unless the settings order them."""
         if self._data.kind == "regression":
             return OutputSpec("regression", (self._data.label,))
         return OutputSpec("classification", self._data.classes or tuple(sorted(self._codes)))

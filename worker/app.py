@@ -21,12 +21,13 @@ from keyfold.worker.emit import Destination, Emitter
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
-from keyfold.worker.owner import Owner, Settings, Surroundings
+from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition
 from keyfold.worker.pipeline import Pipeline
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
+from keyfold.worker.surroundings import Settings, Surroundings
 
 log = logging.getLogger(__name__)
 

@@ -60,7 +60,8 @@ class OutputCheck:
     def __init__(
         self, bundle: Bundle, place: Place, refold: Refold, findings: Findings, strays: Strays
     ) -> None:
-        self._bundle, self._place, self._refold = bundle, place, refold
+        self._bundle_id = bundle.id  # not for nothing: each call hashes the manifest
+        self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
         self._tolerance = bundle.manifest.tolerance * bundle.golden.scale()
         self._names = bundle.manifest.outputs.names
@@ -109,7 +110,11 @@ class OutputCheck:
             findings.add(Fault.WRONG_OUTPUT, self._input(event), difference[0], got)
 
     def finish(self) -> None:
-        """Note events below the watermark that were not predicted."""
+        """Count the partition's records and note events below the watermark without prediction."""
+        findings, refold = self._findings, self._refold
+        findings.events += refold.events
+        findings.rejects += len(refold.rejects)
+        findings.resets += len(refold) - refold.events - len(refold.rejects)
         for position, seen in enumerate(self._seen):
             if seen != UNSEEN or self._refold.kind(position) is not Kind.EVENT:
                 continue
@@ -179,7 +184,7 @@ class OutputCheck:
             ("time", expected.time_ms),
             ("steps", expected.steps),
             ("cold", expected.steps == 1),
-            ("bundle", self._bundle.id),
+            ("bundle", self._bundle_id),
         )
         for name, wanted in exact:
             got = members.get(name)
@@ -220,7 +225,10 @@ class OutputCheck:
             numbers = [output[name] for name in self._names]
         if not isinstance(numbers, list) or len(numbers) != len(self._names):
             return None
-        return numbers if all(type(number) in (int, float) for number in numbers) else None
+        if not all(type(number) in (int, float) for number in numbers):
+            return None
+        # The text is the shortest that reads back as the same float32.
+        return array("f", numbers).tolist()
 
     def _input(self, event: int) -> str:
         return f"{self._place.input}:{self._place.partition}:{event}"

@@ -32,17 +32,17 @@ class Fault(StrEnum):
     EXTRA_STATE = "extra state"
 
 
-MEANINGS = {
-    Fault.LOST: "an event without a prediction, or a reject without a dead letter",
+MEANINGS = {  # with the name and the count, a line of at most 80 columns
+    Fault.LOST: "no prediction, or a reject without its dead letter",
     Fault.DUPLICATE: "the same prediction again",
     Fault.CONFLICT: "the same id again with another content",
-    Fault.ORDER: "a key's prediction for an earlier event after one for a later event",
-    Fault.CROSS_KEY: "under another key or in another partition than its event",
+    Fault.ORDER: "a key's earlier event predicted after a later one",
+    Fault.CROSS_KEY: "another key or another partition than the event's",
     Fault.WRONG_OUTPUT: "not what the offline fold predicts",
     Fault.UNEXPECTED: "a prediction or dead letter that nothing asks for",
-    Fault.WRONG_STATE: "stored state is not the offline fold",
+    Fault.WRONG_STATE: "a stored state is not the offline fold",
     Fault.MISSING_STATE: "a key was folded, but no state is stored",
-    Fault.EXTRA_STATE: "a state is stored for a key that has none offline",
+    Fault.EXTRA_STATE: "a state is stored, but the key has none offline",
 }
 
 
@@ -163,7 +163,7 @@ class Findings:
         table.add_column("meaning")
         for fault, meaning in MEANINGS.items():
             if not self.is_violation(fault):
-                meaning += " (allowed: at-least-once)"
+                meaning += " (at-least-once: allowed)"
             bad = self.counts[fault] and self.is_violation(fault)
             table.add_row(
                 fault.value, f"{self.counts[fault]:,}", meaning, style="red" if bad else ""

@@ -13,8 +13,10 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import aiokafka
 import faust
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -28,6 +30,8 @@ FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
 MAX_FETCH_RECORDS = 8192
+# Kafka's error codes UNKNOWN_SERVER_ERROR (what Tansu 0.6 answers) and UNSUPPORTED_VERSION.
+REFUSES_IDEMPOTENCE = (-1, 35)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -314,10 +318,33 @@ class Consumer(driver.Consumer):
 class Producer(driver.Producer):
     """Faust's producer with the durability that the promise needs."""
 
+    _idempotent = True
+
+    async def on_start(self) -> None:
+        """Find out whether the broker can deduplicate retries, and say so when it cannot."""
+        self._idempotent = await self._broker_can_be_idempotent()
+        if not self._idempotent:
+            self.log.warning(
+                "the broker refuses idempotent producers: after a lost ack a prediction may stand "
+                "twice in the output, under the same id"
+            )
+        await super().on_start()
+
+    async def _broker_can_be_idempotent(self) -> bool:
+        settings = {**self._settings_default(), **self._settings_auth()}
+        probe = aiokafka.AIOKafkaProducer(**settings)
+        await probe.start()
+        try:
+            node = probe.client.get_random_node()
+            reply = await probe.client.send(node, InitProducerIdRequest(None, 60_000))
+        finally:
+            await probe.stop()
+        return reply.error_code not in REFUSES_IDEMPOTENCE
+
     def _settings_extra(self) -> Mapping[str, Any]:
         return {
             "acks": "all",
-            "enable_idempotence": True,
+            "enable_idempotence": self._idempotent,
             "max_batch_size": MAX_REQUEST_BYTES,
             "max_request_size": 2 * MAX_REQUEST_BYTES,
         }

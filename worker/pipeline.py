@@ -24,6 +24,7 @@ from keyfold.worker.partition import Fence, Phase, Record
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec, StateCorrupt
 from keyfold.worker.store import Store, pieces
+from keyfold.worker.surroundings import retrying
 
 NULL_KEY = "the record's key is null"
 
@@ -133,8 +134,8 @@ class Pipeline:
     async def _load(self, share: Share, keys: Sequence[bytes]) -> None:
         """Give keys their slots: with the state Redis has, or cold."""
         partition = share.owner.partition
-        loaded = await share.owner.retrying(
-            "load",
+        loaded = await retrying(
+            f"{partition}: load",
             lambda: self._store.load(partition.topic, partition.number, keys),
             lambda: share.valid,
         )

@@ -155,9 +155,6 @@ class _Verification:
         if place.watermark > source.end:
             where = f"{place.input}:{place.partition}: watermark"
             findings.add(Fault.WRONG_STATE, where, f"at most {source.end}", str(place.watermark))
-        findings.events += refold.events
-        findings.rejects += len(refold.rejects)
-        findings.resets += len(refold) - refold.events - len(refold.rejects)
         return refold
 
     def _progress(self, partition: int, done: int, total: int) -> None:

@@ -1,9 +1,9 @@
 """C-MAPSS turbofan engines as event logs: one event per engine and flight cycle.
 
 Owns the file format of NASA's "Turbofan Engine Degradation Simulation Data Set" (Saxena et al.
-2008): 26 columns of text without a header (unit, cycle, 3 settings, 21 sensors), training engines
-run to failure, test engines cut off earlier, with the remaining useful life at the cut in RUL_*.txt.
-Reads .txt or .txt.gz. Called by the `dataset cmapss` command.
+2008): 26 columns of text without a header (unit, cycle, 3 settings, 21 sensors); training engines
+run to failure, test engines are cut off earlier, and RUL_*.txt has the cycles they had left. Reads
+.txt or .txt.gz. Called by the `dataset cmapss` command.
 
 A key is an engine (`FD001-train-engine-007`); the label `rul` is the cycles left after this one.
 Times are made up: an hour a cycle, all engines starting together.

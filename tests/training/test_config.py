@@ -1,0 +1,76 @@
+"""Settings of a training run: what is refused, and by which name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from keyfold.training.config import SettingsError, read_config
+
+GOOD = """
+[data]
+files = ["log.jsonl"]
+features = ["a", "b"]
+label = "y"
+kind = "regression"
+[split]
+by = "key"
+validation_share = 0.2
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "run.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_short_config_is_enough(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, GOOD), environment={})
+    assert config.data.features == ("a", "b")
+    assert config.model.units == (64,)
+
+
+def test_a_flag_wins_over_the_environment_and_the_file(tmp_path: Path) -> None:
+    config = read_config(
+        write(tmp_path, GOOD + "[fit]\nrows = 4\nwindow = 8\n"),
+        ["fit.rows=6", "model.units=32,16"],
+        {"KEYFOLD_TRAIN_FIT__ROWS": "5", "KEYFOLD_TRAIN_FIT__WINDOW": "9"},
+    )
+    assert (config.fit.rows, config.fit.window, config.model.units) == (6, 9, (32, 16))
+
+
+def test_an_unknown_setting_fails_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"unknown setting fit\.epochs"):
+        read_config(write(tmp_path, GOOD + "[fit]\nepochs = 3\n"), environment={})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (('label = "y"', 'label = "a"'), r"data\.label"),
+        (('files = ["log.jsonl"]', ""), r"data\.files"),
+        (("validation_share = 0.2", ""), r"split\.validation_keys"),
+        (("validation_share = 0.2", 'validation_from = "2026-01-01"'), "validation_from"),
+        (('by = "key"', 'by = "time"'), "validation_"),
+        (("validation_share = 0.2", "validation_share = 1.0"), "validation_share"),
+        (('kind = "regression"', 'kind = "regression"\nclasses = ["p", "q"]'), r"data\.classes"),
+        (('kind = "regression"', 'kind = "classification"\nlabel_cap = 1.0'), r"data\.label_cap"),
+        (("[split]", '[kafka]\nbrokers = "b:1"\n[split]'), r"kafka\.topic"),
+        (("[split]", "[model]\nunits = []\n[split]"), r"model\.units"),
+        (("[split]", "[model]\ndropout = 1.0\n[split]"), r"model\.dropout"),
+        (("[split]", "[fit]\nwindow = 0\n[split]"), r"fit\.window"),
+        (("[split]", "[fit]\naverage = 1.0\n[split]"), r"fit\.average"),
+    ],
+)
+def test_contradictory_settings_are_refused_by_name(
+    tmp_path: Path, change: tuple[str, str], expected: str
+) -> None:
+    with pytest.raises(SettingsError, match=expected):
+        read_config(write(tmp_path, GOOD.replace(*change)), environment={})
+
+
+@pytest.mark.parametrize("name", ["cmapss_fd001", "smartwatch"])
+def test_the_recipes_of_this_repository_are_valid(name: str) -> None:
+    folder = Path(__file__).parents[2] / "training" / "configs"
+    assert read_config(folder / f"{name}.toml", environment={}).data.files

@@ -1,0 +1,185 @@
+"""Event logs become per-key sequences, and rejects are named by file, row and field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from keyfold.training.config import Data
+from keyfold.training.data import DataError, EventLog, build
+from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
+
+DATA = Data(features=("a", "b"), label="y", kind="regression", time_field="t", max_reject_share=1.0)
+EVENTS: tuple[dict[str, Any], ...] = (
+    {"key": "k1", "t": 1, "a": 1.0, "b": 2, "y": 10},
+    {"key": "k2", "t": 2, "a": 3.0, "b": 4, "y": 20},
+    {"key": "k1", "t": 3, "a": 5.0, "b": 6, "y": None},
+    {"key": "k1", "t": 2, "a": 7.0, "b": 8, "y": 30.5},
+)
+
+
+def write_jsonl(file: Path, events: Iterable[object]) -> str:
+    text = "".join(json.dumps(event) + "\n" for event in events)
+    file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
+    return str(file)
+
+
+def read(data: Data, *files: str) -> EventLog:
+    return build(data, read_files(files), keyed=False)
+
+
+def topic(data: Data, *records: tuple[bytes | None, bytes | None]) -> EventLog:
+    keys, values = zip(*records, strict=True)
+    places = [f"partition 0 offset {offset}" for offset in range(len(records))]
+    times = np.arange(len(records), dtype=np.int64)
+    return build(data, [Chunk("events", places, keys, values, times)], keyed=True)
+
+
+def same(one: EventLog, other: EventLog) -> bool:
+    return all(
+        a.key == b.key
+        and np.array_equal(a.x, b.x)
+        and np.array_equal(a.times_ms, b.times_ms)
+        and np.array_equal(a.labels, b.labels, equal_nan=True)
+        for a, b in zip(one.sequences, other.sequences, strict=True)
+    )
+
+
+def test_each_key_gets_its_events_in_log_order(tmp_path: Path) -> None:
+    log = read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS))
+    first, second = log.sequences
+    assert (first.key, second.key) == ("k1", "k2")
+    assert first.x.tolist() == [[1, 2], [5, 6], [7, 8]]
+    assert first.times_ms.tolist() == [1, 3, 2]  # log order, also where event time goes back
+    assert np.isnan(first.labels).tolist() == [False, True, False]
+    assert (log.records, log.rejected, log.count) == (4, 0, 4)
+
+
+def test_every_file_format_gives_the_same_sequences(tmp_path: Path) -> None:
+    logs = [
+        read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS)),
+        read(DATA, write_jsonl(tmp_path / "packed.jsonl.gz", EVENTS)),
+    ]
+    rows = [",".join("" if v is None else str(v) for v in event.values()) for event in EVENTS]
+    (tmp_path / "log.csv").write_text("\n".join(["key,t,a,b,y", *rows, ""]), encoding="utf-8")
+    logs.append(read(DATA, str(tmp_path / "log.csv")))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(EVENTS), tmp_path / "log.parquet")
+    logs.append(read(DATA, str(tmp_path / "log.parquet")))
+    assert all(same(logs[0], log) for log in logs[1:])
+
+
+def test_a_topic_gives_the_same_sequences_as_a_file(tmp_path: Path) -> None:
+    log = read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS))
+    records = [(event["key"].encode(), json.dumps(event).encode()) for event in EVENTS]
+    assert same(log, topic(DATA, *records))
+
+
+def test_the_record_key_wins_over_a_field_of_the_same_name() -> None:
+    log = topic(DATA, (b"\xff", b'{"key": [1], "t": 0, "a": 1, "b": 2, "y": 3}'))
+    assert [sequence.key for sequence in log.sequences] == ["\\xff"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"key":"k","t":0,"a":1,"y":1}', r"line 2: .*\bb\b"),
+        ('{"key":"k","t":0,"a":1,"b":"x","y":1}', r"line 2: .*\bb\b"),
+        ('{"key":"k","t":0,"a":1e39,"b":1,"y":1}', "line 2: field 'a' overflows float32"),
+        ('{"t":0,"a":1,"b":1,"y":1}', "line 2: field 'key': expected a key"),
+        ('{"key":"k","t":0,"a":1,"b":1,"y":"high"}', "line 2: field 'y': expected a finite number"),
+        ('{"key":"k","t":0,"a":1,"b":1,"y":true}', r"line 2: field .*\by\b"),
+        ("{not json", "line 2: the record's value is not valid JSON"),
+    ],
+)
+def test_a_reject_is_named_by_file_line_and_field(
+    tmp_path: Path, line: str, expected: str
+) -> None:
+    file = tmp_path / "log.jsonl"
+    good = json.dumps(EVENTS[0])
+    file.write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")
+    log = read(DATA, str(file))
+    assert (log.count, log.rejected) == (2, 1)
+    (reject,) = log.rejects
+    assert str(file) in reject
+    with pytest.raises(AssertionError, match=expected):
+        raise AssertionError(reject)
+
+
+def test_too_many_rejects_stop_the_run_and_are_shown(tmp_path: Path) -> None:
+    strict = Data(features=("a", "b"), label="y", kind="regression", max_reject_share=0.4)
+    file = write_jsonl(tmp_path / "log.jsonl", [EVENTS[0], {"key": "k"}])
+    with pytest.raises(DataError, match=r"(?s)at most 40\.0% rejects.*got 1 of 2.*line 2"):
+        read(strict, file)
+
+
+def test_a_log_without_events_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected events, got none"):
+        read(DATA, write_jsonl(tmp_path / "log.jsonl", []))
+
+
+def test_a_null_value_is_a_reject_or_starts_the_key_anew() -> None:
+    event = (b"k", json.dumps(EVENTS[0]).encode())
+    log = topic(DATA, event, (b"k", None), event)
+    assert [len(sequence) for sequence in log.sequences] == [2]
+    assert log.rejects == ("events, partition 0 offset 1: the record's value is null",)
+    resets = Data(features=("a", "b"), label="y", kind="regression", tombstone="reset")
+    log = topic(resets, event, (b"k", None), event)
+    assert [(s.key, len(s)) for s in log.sequences] == [("k", 1), ("k", 1)]
+    assert log.rejected == 0
+
+
+def test_classes_are_sorted_or_as_the_settings_order_them(tmp_path: Path) -> None:
+    events = [{"key": "k", "a": 1, "y": label} for label in ("run", "walk", None, "lie")]
+    file = write_jsonl(tmp_path / "log.jsonl", events)
+    found = read(Data(features=("a",), label="y", kind="classification"), file)
+    assert found.outputs.names == ("lie", "run", "walk")
+    labels = found.sequences[0].labels
+    assert np.array_equal(labels, np.array([1, 2, np.nan, 0], np.float32), equal_nan=True)
+    named = Data(features=("a",), label="y", kind="classification", classes=("walk", "run", "lie"))
+    assert read(named, file).sequences[0].labels.tolist()[0] == 1
+
+
+def test_a_class_that_the_settings_do_not_name_is_a_reject(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "log.jsonl", [{"key": "k", "a": 1, "y": c} for c in "pqr"])
+    settings = Data(
+        features=("a",),
+        label="y",
+        kind="classification",
+        classes=("p", "q"),
+        max_reject_share=0.5,
+    )
+    assert "line 3: field 'y'" in read(settings, file).rejects[0]
+
+
+def test_the_hash_depends_on_the_records_and_their_order(tmp_path: Path) -> None:
+    logs = [
+        read(DATA, write_jsonl(tmp_path / f"{i}.jsonl", events))
+        for i, events in enumerate((EVENTS, EVENTS, EVENTS[::-1]))
+    ]
+    assert logs[0].sha256 == logs[1].sha256 != logs[2].sha256
+
+
+def test_integer_keys_are_read_as_their_digits(tmp_path: Path) -> None:
+    log = read(DATA, write_jsonl(tmp_path / "log.jsonl", [{**EVENTS[0], "key": 7}]))
+    assert log.sequences[0].key == "7"
+
+
+def test_a_missing_or_unknown_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"absent\.jsonl: expected an event log"):
+        read(DATA, str(tmp_path / "absent.jsonl"))
+    with pytest.raises(SourceError, match=r"log\.txt: expected one of \.jsonl"):
+        read(DATA, str(tmp_path / "log.txt"))
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    assert parse_time("1970-01-01T00:00:01") == 1000
+    assert parse_time("1970-01-01T01:00:01+01:00") == 1000
+    with pytest.raises(SourceError, match="ISO 8601"):
+        parse_time("yesterday")

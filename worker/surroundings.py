@@ -1,0 +1,95 @@
+"""What the owners of one worker share, and what they need of Kafka.
+
+Only declarations: who owns what is said in each part's own module. Built by worker/app.py, used by
+worker/owner.py and worker/saver.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from redis.exceptions import RedisError
+
+from keyfold.worker.emit import Emitter
+from keyfold.worker.metrics import Metrics
+from keyfold.worker.partition import GroupOffset
+from keyfold.worker.slots import Slots
+from keyfold.worker.state_codec import StateCodec
+from keyfold.worker.store import Store
+
+log = logging.getLogger(__name__)
+
+RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)  # waits between tries; the last repeats
+
+T = TypeVar("T")
+
+
+class Log(Protocol):
+    """What an owner needs of Kafka, on its own partition."""
+
+    async def group_offset(self, topic: str, partition: int) -> GroupOffset | None:
+        """Return C, None when the group has none."""
+
+    async def set_group_offset(self, topic: str, partition: int, at: GroupOffset) -> None:
+        """Set C; it is a hint, but for INIT_METADATA."""
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset still in the log and the next one to be written."""
+
+    async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
+        """Return each topic's number of partitions, 0 when it does not exist."""
+
+    def request_seek(self, owner: Any, offset: int) -> None:
+        """Have the intake move the position; it calls owner.sought() afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an owner needs of the configuration."""
+
+    output: str  # topic of predictions, must have the input's number of partitions
+    dead_letter: str  # topic of rejects, must exist
+    start: str  # "", "earliest" or "latest"
+    save_every_s: float  # 0: each turn
+    nonce: str  # this worker's
+    bundle: str  # bundle id
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all owners of a worker share."""
+
+    store: Store  # Redis
+    slots: Slots  # resident states
+    codec: StateCodec  # their stored form
+    emitter: Emitter  # Kafka, out
+    log: Log  # Kafka, positions
+    metrics: Metrics  # counters
+    settings: Settings  # what was configured
+    wake_pipeline: Callable[[], None]  # there is something to do
+    crash: Callable[[BaseException], None]  # fail-stop
+
+
+async def retrying(
+    doing: str, call: Callable[[], Awaitable[T]], still: Callable[[], bool]
+) -> T | None:
+    """Call Redis until it answers, while `still` holds; None when it does no more."""
+    tries = 0
+    while still():
+        try:
+            return await call()
+        except (RedisError, OSError) as error:
+            tries = await wait_to_retry(doing, error, tries)
+    return None
+
+
+async def wait_to_retry(doing: str, error: Exception, tries: int) -> int:
+    """Say what failed, wait a little longer than the last time, and return the number of tries."""
+    wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
+    log.warning("%s: %s: %s; trying again in %.1f s", doing, type(error).__name__, error, wait_s)
+    await asyncio.sleep(wait_s)
+    return tries + 1
