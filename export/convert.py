@@ -80,7 +80,10 @@ def _assemble(model: Any, nodes: list[Any], constants: list[Any], states: list[S
         *(_value(state.output, "B", *state.dims) for state in states),
     ]
     known = {value.name for value in (*inputs, *constants)}
-    graph = helper.make_graph(_ordered(nodes, known), "keyfold_step", inputs, outputs, constants)
+    nodes = _ordered(nodes, known)
+    constants = _by_first_use(constants, nodes)
+    _rename(nodes, constants, keep={value.name for value in (*inputs, *outputs)})
+    graph = helper.make_graph(nodes, "keyfold_step", inputs, outputs, constants)
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
@@ -105,6 +108,29 @@ def _ordered(nodes: list[Any], known: set[str]) -> list[Any]:
         known |= {name for node in ready for name in node.output}
         waiting = [node for node in waiting if node not in ready]
     return ordered
+
+
+def _by_first_use(constants: list[Any], nodes: list[Any]) -> list[Any]:
+    """Order constants as the nodes use them, and drop those that none does."""
+    named = {constant.name: constant for constant in constants}
+    used = dict.fromkeys(name for node in nodes for name in node.input if name in named)
+    return [named[name] for name in used]
+
+
+def _rename(nodes: list[Any], constants: list[Any], keep: set[str]) -> None:
+    """Number what is inside the graph: the same model gives the same bytes, and the same id.
+
+    Keras and tf2onnx name by counters of everything made since the program began.
+    """
+    names = {name: name for name in (*keep, "")}
+    for number, constant in enumerate(constants):
+        names[constant.name] = constant.name = f"constant{number}"
+    for number, node in enumerate(nodes):
+        node.name = f"{node.op_type}{number}"
+        for place, name in enumerate(node.output):
+            names.setdefault(name, f"value{number}_{place}")
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
 
 
 def load_model(file: Path) -> Any:
@@ -149,6 +175,7 @@ class _Gap(keras.layers.Layer):  # type: ignore[misc] # keras has no types
 
     def __init__(self, layer: Any, cut: _Cut) -> None:
         super().__init__(name=f"gap_{layer.name}")
+        self.supports_masking = True  # else Keras drops the mask and only warns
         self.layer = layer
         self._cut = cut
 

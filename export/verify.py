@@ -138,7 +138,8 @@ def _run(
 def _run_rows(
     step: Step, carried: dict[str, Floats], x: Floats, grouping: Grouping
 ) -> tuple[Floats, dict[str, Floats]]:
-    ys, first = [], 0
+    ys: list[Floats] = []
+    first = 0
     for wanted in (t for steps in repeat(grouping.steps) for t in steps):
         part = x[:, first : first + wanted]
         steps = part.shape[1]

@@ -22,8 +22,7 @@ def majority(train: Part, judged: Part, outputs: OutputSpec) -> Metrics:
     _, labels = _labelled(train)
     frequencies = np.bincount(labels, minlength=len(outputs.names)) / len(labels)
     y = [
-        np.tile(frequencies.astype(np.float32), (len(sequence), 1))
-        for sequence in judged.sequences
+        np.tile(frequencies.astype(np.float32), (len(sequence), 1)) for sequence in judged.sequences
     ]
     return measure(y, judged, outputs)
 

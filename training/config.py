@@ -95,8 +95,7 @@ class Model:
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"  # of every recurrent layer
     units: tuple[int, ...] = (64,)  # of each recurrent layer, from the input on
-    before: int = 0  # units of a ReLU layer before the first recurrent layer; 0: no such layer
-    after: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
+    dense: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
     dropout: float = 0.0  # after each recurrent layer, while training
     input_noise: float = 0.0  # standard deviations of noise on scaled features, while training
 
@@ -119,7 +118,7 @@ class Fit:
     learning_rate: float = 3e-3  # of Adam
     clip_norm: float = 1.0  # largest norm of all gradients together
     skip_first: int = 0  # events at a sequence's start that do not count in any loss
-    random_start: int = 0  # drop up to so many events at a sequence's start, anew each pass
+    random_start: float = 0.0  # drop up to this share of a sequence, at its start, anew each pass
     average: float = 0.0  # decay of a moving average of the weights, which is what is kept; 0: off
     threads: int = 2  # of TensorFlow
 
@@ -127,8 +126,9 @@ class Fit:
         for name in ("rows", "window", "passes", "patience", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average: expected 0 <= average < 1, got {self.average}")
+        for name in ("average", "random_start"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

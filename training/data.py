@@ -141,13 +141,10 @@ class _Columns:
                 self._note(f"{chunk.source}, {chunk.places[row]}: {reject}")
         self.records += len(chunk.values)
         good = owners >= 0
-        for column, values in (
-            (self.x, decoded.x),
-            (self.times_ms, decoded.times_ms),
-            (self.owners, owners),
-            (self.labels, targets),
-        ):
-            column.append(values[good])
+        self.x.append(decoded.x[good])
+        self.times_ms.append(decoded.times_ms[good])
+        self.owners.append(owners[good])
+        self.labels.append(targets[good])
 
     def _owner(self, key: bytes) -> int:
         if key not in self.current:

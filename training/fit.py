@@ -98,7 +98,7 @@ def shuffled_pieces(part: Part, settings: Fit, draw: np.random.Generator) -> lis
     """
     pieces = []
     for index in draw.permutation(len(part.sequences)).tolist():
-        longest = min(settings.random_start, len(part.sequences[index]) // 2)
+        longest = int(settings.random_start * len(part.sequences[index]))
         start = int(draw.integers(0, longest + 1))
         counts_from = max(part.counts_from[index], start + settings.skip_first)
         pieces.append(Piece(index, start, counts_from))
@@ -147,7 +147,8 @@ class _Trainer:
             Piece(index, 0, max(start, settings.skip_first))
             for index, start in enumerate(part.counts_from)
         ]
-        total, weight, states = tf.constant(0.0), 0.0, []
+        total, weight = tf.constant(0.0), 0.0
+        states: list[Any] = []
         for window in windows(part.sequences, pieces, len(pieces), 4 * settings.window):
             states = states or self._cold(window)
             loss, states = self._forward(*_tensors(window), states)

@@ -8,6 +8,7 @@ data.py, once per record.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -40,7 +41,7 @@ class Labels:
         Raises Reject, naming the field: no key, or a label of the wrong kind.
         """
         try:
-            aside = self._decode(value)
+            aside: Any = self._decode(value)
         except msgspec.MsgspecError as error:
             raise Reject(
                 f"field {self._data.key_field!r} or {self._data.label!r}: {error}"

@@ -72,8 +72,6 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
     before = [Standardize(scaling.mean, scaling.deviation, name="scale")]
     if settings.input_noise:
         before.append(keras.layers.GaussianNoise(settings.input_noise, name="noise"))
-    if settings.before:
-        before.append(keras.layers.Dense(settings.before, activation="relu", name="before"))
     recurrent = [
         CELLS[settings.cell](units, return_sequences=True, return_state=True, name=f"recurrent{i}")
         for i, units in enumerate(settings.units)
@@ -112,8 +110,8 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
 
 def _head(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
     layers: list[Any] = []
-    if settings.after:
-        layers.append(keras.layers.Dense(settings.after, activation="relu", name="after"))
+    if settings.dense:
+        layers.append(keras.layers.Dense(settings.dense, activation="relu", name="dense"))
     if outputs.kind == "classification":
         return [*layers, keras.layers.Dense(len(outputs.names), "softmax", name="probabilities")]
     unscale = keras.layers.Rescaling(scaling.label_deviation, scaling.label_mean, name="unscale")

@@ -119,7 +119,7 @@ def load(folder: Path) -> Run:
     settings = Model(**{**config["model"], "units": tuple(config["model"]["units"])})
     network = build(settings, scaling, outputs)
     network.whole.set_weights(keras.models.load_model(folder / MODEL).get_weights())
-    data = {
+    data: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config["data"].items()
     }

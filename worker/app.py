@@ -18,7 +18,7 @@ import faust
 
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.emit import Destination, Emitter
-from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
+from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport, faust_log
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
@@ -37,6 +37,8 @@ EX_CRASH = 70  # EX_SOFTWARE of sysexits.h
 
 class App(faust.App):
     """A Faust app whose input topic is served by the pipeline."""
+
+    logger = faust_log
 
     def __init__(self, config: Config, **options: Any) -> None:
         self.config = config
@@ -146,6 +148,16 @@ def create_app(config: Config) -> App:
             lag = sum(owner.lag for owner in owners)
             log.info("%s", app.metrics.line(lag, len(app.slots), phases or "none"))
 
+    @app.page("/health")
+    async def health(page: Any, request: Any) -> Any:
+        owners = app.owners()
+        halted = {o.partition.number: o.partition.halted for o in owners if o.halted}
+        phases = {str(o.partition.number): o.partition.phase.value for o in owners}
+        return page.json(
+            {"partitions": phases, "halted": halted, "events": app.metrics.events},
+            status=503 if halted else 200,
+        )
+
     for name in worker.agents:
         _load(name)(app)
     return app
@@ -168,6 +180,7 @@ def _faust_options(config: Config) -> dict[str, Any]:
         "web_enabled": bool(worker.web_port),
         "web_bind": "127.0.0.1",
         "web_port": worker.web_port or 6066,
+        "web_tables_enabled": False,  # /table serves data without authentication
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "table_standby_replicas": 0,  # else Faust's own assignor is used

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import GroupOffset, Phase
 
+# Faust's services tell their life by this logger; worker/cli.py lets its warnings through.
+faust_log = logging.getLogger("faust.keyfold")
+
 FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
@@ -36,6 +40,8 @@ REFUSES_IDEMPOTENCE = (-1, 35)
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, reading committed records only and never resetting a position."""
+
+    logger = faust_log
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -99,6 +105,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 class Consumer(driver.Consumer):
     """Faust's consumer; the input topic's partitions go to owners, whole fetches at a time."""
+
+    logger = faust_log
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -176,7 +184,11 @@ class Consumer(driver.Consumer):
         drained = [self.owners.pop(number) for number in numbers & self.owners.keys()]
         for owner in drained:
             self._seeks.pop(owner, None)
-        await asyncio.gather(*(owner.drain(self.app.config.worker.drain_s) for owner in drained))
+        # After a crash nothing unsaved counts: fail-stop, and the next owner replays.
+        deadline_s = 0.0 if self.app.failure else self.app.config.worker.drain_s
+        await asyncio.gather(*(owner.drain(deadline_s) for owner in drained))
+        if self.app.failure:
+            return
         await self._tell_kafka(drained)
 
     async def _tell_kafka(self, owners: Iterable[Owner]) -> None:
@@ -317,6 +329,8 @@ class Consumer(driver.Consumer):
 
 class Producer(driver.Producer):
     """Faust's producer with the durability that the promise needs."""
+
+    logger = faust_log
 
     _idempotent = True
 

@@ -32,7 +32,7 @@ class Watched:
     dead_letter: str | None = None  # of rejects
 
 
-class Surroundings:
+class LagWatch:
     """Keeps `around` up to date while it is open, to be used in a `with` statement."""
 
     def __init__(self, watched: Watched) -> None:
@@ -72,6 +72,16 @@ class Surroundings:
 
 def group_lag(log: KafkaLog, brokers: str, topic: str, group: str) -> int:
     """Return how many records of a topic a group has not committed yet."""
+    lag = 0
+    offsets = committed_offsets(brokers, topic, log.partitions(topic), group)
+    for partition, offset in enumerate(offsets):
+        extent = log.extent(topic, partition)
+        lag += max(extent.end - max(offset or 0, extent.start), 0)
+    return lag
+
+
+def committed_offsets(brokers: str, topic: str, partitions: int, group: str) -> list[int | None]:
+    """Return a group's offset of each partition, None where it has none."""
     consumer = Consumer(
         {
             "bootstrap.servers": brokers,
@@ -81,12 +91,9 @@ def group_lag(log: KafkaLog, brokers: str, topic: str, group: str) -> int:
         }
     )
     try:
-        places = [TopicPartition(topic, partition) for partition in range(log.partitions(topic))]
-        lag = 0
-        for place in consumer.committed(places, timeout=TIMEOUT_S):
-            extent = log.extent(topic, place.partition)
-            lag += max(extent.end - max(place.offset, extent.start), 0)
-        return lag
+        places = [TopicPartition(topic, partition) for partition in range(partitions)]
+        found = consumer.committed(places, timeout=TIMEOUT_S)
+        return [place.offset if place.offset >= 0 else None for place in found]
     finally:
         consumer.close()
 

@@ -98,8 +98,9 @@ class Owner:
             _, late = await asyncio.wait([self._task], timeout=deadline_s)
             if late:
                 # Only awaits of I/O are cut here; Redis commands run to their end by themselves.
-                log.warning("%s: not drained within %.1f s; a replay follows", self, deadline_s)
                 self._task.cancel()
+                if deadline_s:
+                    log.warning("%s: not drained within %.1f s; a replay follows", self, deadline_s)
             await asyncio.gather(self._task, return_exceptions=True)
         self.partition.release()
         self._forget()
@@ -113,6 +114,11 @@ class Owner:
         due = self.partition.fence is not None and self.partition.saved > self._hinted
         self._hinted = max(self._hinted, self.partition.saved)
         return due
+
+    @property
+    def halted(self) -> bool:
+        """Whether the partition is in HALT, or is only trying whether it still has to be."""
+        return bool(self._halted_for) or self.partition.phase is Phase.HALT
 
     @property
     def lag(self) -> int:
@@ -204,9 +210,7 @@ class Owner:
         if self._halted_for:
             log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
             self._halted_for = ""
-        log.info(
-            "%s: acquired at watermark %d, log %d to %d", self, partition.saved, start, end
-        )  # fmt: skip
+        log.info("%s: acquired at watermark %d, log %d to %d", self, partition.saved, start, end)
         self._note_unverified()
         shared.log.request_seek(self, offset)
 

@@ -321,14 +321,14 @@ class Partition:
             "bundle": "the state belongs to another bundle (serve this one under a new group?)",
             "layout": "the state was written in another layout",
         }[refused.what]
-        return (
-            f"{subject}: expected {refused.expected}, got {refused.got} in Redis; "
-            f"{self.reset_command()}"
-        )
+        command = self.reset_command()
+        if refused.what == "partitions":
+            command = "keyfold-state reset worker.toml --all --to earliest"
+        return f"{subject}: expected {refused.expected}, got {refused.got} in Redis; {command}"
 
     def reset_command(self) -> str:
         """Return the operator's command that gives this partition's state up."""
-        return f"keyfold-state reset --topic {self.topic} --partition {self.number} --to OFFSET"
+        return f"keyfold-state reset worker.toml --partition {self.number} --to OFFSET"
 
     def _check(self) -> None:
         if not self.saved <= self.acked <= self.applied:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +59,11 @@ def send(
     """
     sender = _Sender(brokers, topic)
     begin = time.monotonic()
-    clock = _Clock(pace)
+    clock = Clock(pace)
     looked = begin
     try:
         for entry in entries:
-            sender.wait(clock.due_in(entry))
+            sender.wait(clock.due_in(entry, time.monotonic()))
             sender.add(entry)
             now = time.monotonic()
             if now - looked > TICK_S:
@@ -84,7 +83,7 @@ def create_topic(brokers: str, topic: str, partitions: int) -> None:
         admin = AdminClient({"bootstrap.servers": brokers, "log_level": 2})
         new = NewTopic(topic, num_partitions=partitions, replication_factor=-1)  # broker's default
         try:
-            admin.create_topics([new], operation_timeout=TOPIC_TIMEOUT_S)[topic].result()
+            admin.create_topics([new], request_timeout=TOPIC_TIMEOUT_S)[topic].result()
         except KafkaException as error:
             raise TopicError(f"topic {topic!r}: cannot be created: {_text(error)}") from error
     elif found != partitions:
@@ -101,8 +100,8 @@ def partition_count(brokers: str, topic: str) -> int | None:
     return len(topics[topic].partitions) if topic in topics else None
 
 
-class _Clock:
-    """Says when an event is due."""
+class Clock:
+    """Says when an event is due; time is an argument."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -110,21 +109,20 @@ class _Clock:
         self._first_ms = 0.0
         self._count = 0
 
-    def due_in(self, entry: Entry) -> float:
+    def due_in(self, entry: Entry, now_s: float) -> float:
         """Return the seconds until the next event is due, at most 0 when it is late."""
         pace = self._pace
         if pace.rate is None and pace.time_lapse is None:
             return 0.0
-        now = time.monotonic()
         if self._began is None:
-            self._began, self._first_ms = now, entry.time_ms
+            self._began, self._first_ms = now_s, entry.time_ms
         elapsed = 0.0
         if pace.rate is not None:
             elapsed = self._count / pace.rate
         if pace.time_lapse is not None:
             elapsed = (entry.time_ms - self._first_ms) / 1000 / pace.time_lapse
         self._count += 1
-        return self._began + elapsed - now
+        return self._began + elapsed - now_s
 
 
 class _Sender:
@@ -182,8 +180,7 @@ class _Sender:
 
     def _first(self, entry: Entry) -> None:
         """Send one event and wait for its ack; without idempotence where the broker refuses it."""
-        with suppress(KafkaException):  # produce() repeats a fatal error that error_cb has noted
-            self._produce(entry)
+        self._produce(entry)
         self._producer.flush(TIMEOUT_S)
         if self._failure is not None and self._failure.fatal() and self.acked == 0:
             logger.warning(
@@ -204,7 +201,9 @@ class _Sender:
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise Crash(f"topic {self._topic!r}: {_text(error)}") from error
+                # Often the fatal error that error_cb has noted already.
+                self._failure = self._failure or error.args[0]
+                return
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:

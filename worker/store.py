@@ -120,14 +120,21 @@ class Store:
 
     async def check_partition_count(self, topic: str, count: int) -> Refused | None:
         """Keep the first partition count ever seen for this group and topic; refuse another."""
-        name = f"{{{self._group}:{topic}}}"
-        await whole(self.redis.hsetnx(name, "#N", str(count)))
-        first = int(cast(bytes, await whole(self.redis.hget(name, "#N"))))
+        await whole(self.redis.hsetnx(self._topic_name(topic), "#N", str(count)))
+        first = await self.partition_count(topic)
         return None if first == count else Refused("partitions", str(count), str(first))
+
+    async def partition_count(self, topic: str) -> int | None:
+        """Return the partition count the states were folded under, None: there are none."""
+        count = await whole(self.redis.hget(self._topic_name(topic), "#N"))
+        return None if count is None else int(count)
 
     async def forget_partition_count(self, topic: str) -> None:
         """Let the next ACQUIRE set the partition count anew."""
-        await whole(self.redis.delete(f"{{{self._group}:{topic}}}"))
+        await whole(self.redis.delete(self._topic_name(topic)))
+
+    def _topic_name(self, topic: str) -> str:
+        return f"{{{self._group}:{topic}}}"
 
     async def acquire(
         self, topic: str, partition: int, nonce: str, bundle: str, begin: int | None

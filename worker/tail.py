@@ -21,7 +21,7 @@ from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import KafkaLog
-from keyfold.worker.lag import Surroundings, Watched
+from keyfold.worker.lag import LagWatch, Watched
 from keyfold.worker.tail_view import View, read_prediction
 
 POLL_S = 0.1
@@ -85,12 +85,12 @@ def _show_live(chunks: Iterator[list[Message]], watched: Watched) -> None:
     view, drawn, console = View(watched.topic), 0.0, Console()
     with (
         Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
-        Surroundings(watched) as surroundings,
+        LagWatch(watched) as beside,
     ):
 
         def draw(now: float) -> None:
             size = console.size
-            picture = view.render(now, size.width, size.height, surroundings.around)
+            picture = view.render(now, size.width, size.height, beside.around)
             live.update(picture, refresh=True)
 
         for messages in chunks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from keyfold.training.config import SettingsError, read_config
 
 GOOD = """

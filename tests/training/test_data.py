@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+
 from keyfold.training.config import Data
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
@@ -98,9 +99,7 @@ def test_the_record_key_wins_over_a_field_of_the_same_name() -> None:
         ("{not json", "line 2: the record's value is not valid JSON"),
     ],
 )
-def test_a_reject_is_named_by_file_line_and_field(
-    tmp_path: Path, line: str, expected: str
-) -> None:
+def test_a_reject_is_named_by_file_line_and_field(tmp_path: Path, line: str, expected: str) -> None:
     file = tmp_path / "log.jsonl"
     good = json.dumps(EVENTS[0])
     file.write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")

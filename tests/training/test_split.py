@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from keyfold.training.config import Split
 from keyfold.training.data import DataError, Sequence
 from keyfold.training.split import Parts, split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from keyfold.training.data import Sequence
 from keyfold.training.windows import Piece, windows
 

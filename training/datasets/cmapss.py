@@ -86,8 +86,11 @@ def _events(
 ) -> Iterator[bytes]:
     """Yield lines in time order: cycle by cycle over all engines."""
     units = np.unique(table[:, 0])
-    last = {unit: table[table[:, 0] == unit, 1].max() for unit in units}
-    end = dict(zip(units, left_at_end, strict=True))
+    # A cycle's label is the distance to the engine's failure.
+    failure = {
+        unit: float(table[table[:, 0] == unit, 1].max() + left)
+        for unit, left in zip(units.tolist(), left_at_end.tolist(), strict=True)
+    }
     for row in table[np.lexsort((table[:, 0], table[:, 1]))].tolist():
         unit, cycle, *values = row
         event = {
@@ -95,6 +98,6 @@ def _events(
             "time": START_MS + int(cycle) * INTERVAL_MS,
             "cycle": int(cycle),
             **dict(zip(SETTINGS + SENSORS, values, strict=True)),
-            "rul": last[unit] - cycle + end[unit],
+            "rul": failure[unit] - cycle,
         }
         yield orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)

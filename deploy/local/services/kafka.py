@@ -84,7 +84,8 @@ class KafkaService(Service):
     def delete_topic(self, topic: str) -> None:
         """Delete a topic. Raises: ServiceError when the broker refuses."""
         try:
-            self.admin().delete_topics([topic])[topic].result(ADMIN_TIMEOUT_S)
+            admin = self.admin()  # must outlive the request
+            admin.delete_topics([topic])[topic].result(ADMIN_TIMEOUT_S)
         except KafkaException as error:
             raise ServiceError(f"{self.name} did not delete topic {topic!r}: {error}") from error
 

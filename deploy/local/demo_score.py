@@ -1,0 +1,135 @@
+"""What the streamed predictions are worth: read from the output topic, joined with the labels.
+
+Owns the join (a prediction's id names its event, the event on the input topic has the label), the
+accuracy, the confusion matrix and the rate at which a backlog was served. It asks the topics alone:
+no model is run here. Called by demo.py once everything is served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from confluent_kafka import Message
+from keyfold.worker.kafka_log import KafkaLog
+from numpy.typing import NDArray
+
+from local.demo_scene import Scene
+
+NOTHING = -1  # class number of a prediction that never came
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One key's events in order, N of them."""
+
+    key: str  # as text
+    times_ms: NDArray[np.int64]  # (N,) event times
+    truth: NDArray[np.int64]  # (N,) class numbers
+    predicted: NDArray[np.int64]  # (N,) class numbers, or NOTHING
+    certain: NDArray[np.float64]  # (N,) the predicted class's probability
+    emitted_ms: NDArray[np.int64]  # (N,) when the first prediction was written, UTC epoch ms
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good the stream of predictions is."""
+
+    names: tuple[str, ...]  # of the classes
+    traces: tuple[Trace, ...]  # by key
+    confusion: NDArray[np.int64]  # (O,O) events by truth and prediction
+    accuracy: float  # of all events; one without a prediction is wrong
+    accuracy_majority: float  # of always the class that is most frequent among these very events
+    catch_up_per_s: float  # events/s while the second worker served what had waited
+
+
+@dataclass(slots=True)
+class _Row:
+    """One event and the first prediction about it."""
+
+    key: str
+    time_ms: int
+    truth: int
+    sent_ms: int  # its record's timestamp
+    predicted: int = NOTHING
+    certain: float = 0.0
+    emitted_ms: int = 0
+
+
+def score(
+    scene: Scene, label: str, names: tuple[str, ...], partitions: int, killed_ms: int
+) -> Score:
+    """Read both topics and judge; `label` is the events' field with the truth."""
+    rows: list[_Row] = []
+    with KafkaLog(scene.brokers) as log:
+        for partition in range(partitions):
+            rows += _partition(log, scene, partition, label, names)
+    traces = tuple(_trace(key, rows) for key in sorted({row.key for row in rows}))
+    truth = np.concatenate([trace.truth for trace in traces])
+    predicted = np.concatenate([trace.predicted for trace in traces])
+    there = predicted != NOTHING
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion, (truth[there], predicted[there]), 1)
+    return Score(
+        names,
+        traces,
+        confusion,
+        float((truth == predicted).mean()),
+        float(np.bincount(truth).max() / len(truth)),
+        catch_up_per_s(rows, killed_ms),
+    )
+
+
+def catch_up_per_s(rows: list[_Row], killed_ms: int) -> float:
+    """Return events per second while what had waited for the second worker was served.
+
+    Counted from its first write on, without what that write held: the time before it is the
+    start of a program. 0.0 when nothing had waited.
+    """
+    later = [row for row in rows if row.emitted_ms > killed_ms]
+    begin = min((row.emitted_ms for row in later), default=0)
+    waited = [row.emitted_ms for row in later if row.sent_ms <= begin]
+    served = sum(emitted > begin for emitted in waited)
+    return 1000 * served / (max(waited) - begin) if served else 0.0
+
+
+def _partition(
+    log: KafkaLog, scene: Scene, partition: int, label: str, names: tuple[str, ...]
+) -> list[_Row]:
+    numbers = {name: number for number, name in enumerate(names)}
+    rows: dict[int, _Row] = {}
+    extent = log.extent(scene.events, partition)
+    for message in log.read(scene.events, partition, extent.start, extent.end):
+        event = orjson.loads(message.value() or b"")
+        sent_ms = message.timestamp()[1]
+        key = (message.key() or b"").decode()
+        rows[message.offset() or 0] = _Row(key, event["time"], numbers[event[label]], sent_ms)
+    extent = log.extent(scene.predictions, partition)
+    for message in log.read(scene.predictions, partition, extent.start, extent.end):
+        _note(message, rows, numbers)
+    return list(rows.values())
+
+
+def _note(message: Message, rows: dict[int, _Row], numbers: dict[str, int]) -> None:
+    """Note the first prediction about an event; keyfold-verify judges the others."""
+    prediction: dict[str, Any] = orjson.loads(message.value() or b"")
+    offset = int(prediction["id"].split(":")[2])  # topic:partition:offset:index
+    row = rows[offset]
+    if row.predicted == NOTHING:
+        row.predicted = numbers[prediction["output"]["label"]]
+        row.certain = max(prediction["output"]["probabilities"])
+        row.emitted_ms = message.timestamp()[1]
+
+
+def _trace(key: str, rows: list[_Row]) -> Trace:
+    mine = [row for row in rows if row.key == key]  # in offset order: a key has one partition
+    return Trace(
+        key,
+        np.array([row.time_ms for row in mine], np.int64),
+        np.array([row.truth for row in mine], np.int64),
+        np.array([row.predicted for row in mine], np.int64),
+        np.array([row.certain for row in mine], np.float64),
+        np.array([row.emitted_ms for row in mine], np.int64),
+    )
