@@ -180,6 +180,16 @@ def key_fragment(key: bytes) -> bytes:
         return b'"key_b64":' + msgspec.json.encode(key)  # msgspec writes bytes as base64
 
 
+@dataclass(frozen=True, slots=True)
+class Caused:
+    """What caused N predictions, column by column."""
+
+    offsets: Sequence[int]  # of the records
+    keys: Sequence[bytes]  # key_fragment() of the records' keys
+    times_ms: Sequence[int]  # event times
+    steps: Sequence[int]  # of the key, this event's included: 1 for a key's first event
+
+
 class PredictionEncoder:
     """Writes predictions of one bundle: a pure function of (log, bundle), no wall clock."""
 
@@ -189,14 +199,8 @@ class PredictionEncoder:
         self._topic = topic.encode()
         self._labels = [orjson.dumps(name) for name in outputs.names]
 
-    def encode(
-        self, partition: int, caused: Sequence[tuple[int, bytes, int, int]], y: NDArray[np.float32]
-    ) -> list[bytes]:
-        """Write one prediction per row of y (N,O).
-
-        `caused` holds, per row: the offset of the causing record, key_fragment() of its key, the
-        event time in ms, and the key's steps including this one (1 for a key's first event).
-        """
+    def encode(self, partition: int, caused: Caused, y: NDArray[np.float32]) -> list[bytes]:
+        """Write one prediction per row of y (N,O)."""
         place = b"%b:%d" % (self._topic, partition)
         form = (
             b'{"id":"%b:%%d:0","about":"%b:%%d",%%b,"time":%%d,"output":%%b,"steps":%%d,"cold":%%b'
@@ -204,9 +208,10 @@ class PredictionEncoder:
             + self._tail
         )
         true, false = b"true", b"false"
+        columns = (caused.offsets, caused.keys, caused.times_ms, self.outputs(y), caused.steps)
         return [
             form % (offset, offset, key, time, output, steps, true if steps == 1 else false)
-            for (offset, key, time, steps), output in zip(caused, self.outputs(y), strict=True)
+            for offset, key, time, output, steps in zip(*columns, strict=True)
         ]
 
     def outputs(self, y: NDArray[np.float32]) -> list[bytes]:

@@ -30,10 +30,8 @@ def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
     for window in windows(part.sequences, pieces, ROWS, STEPS):
         rows = len(window.x)
         states = states or [np.zeros((rows, units), np.float32) for units in network.state_units]
-        kept = (~window.fresh)[:, None]
-        y, *states = network.stepping.predict_on_batch(
-            [window.x, *(state * kept for state in states)]
-        )
+        carried = [np.where(window.fresh[:, None], np.float32(0), state) for state in states]
+        y, *states = network.stepping.predict_on_batch([window.x, *carried])
         for lane in range(rows):
             if (index := int(window.owner[lane])) >= 0:
                 left = len(part.sequences[index]) - int(window.at[lane])

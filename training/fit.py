@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from keyfold.export.errors import Crash
 from keyfold.training.config import Fit
+from keyfold.training.evaluate import ROWS, STEPS
 from keyfold.training.model import Network
 from keyfold.training.split import Part
 from keyfold.training.windows import Piece, Window, windows
@@ -129,16 +130,18 @@ class _Trainer:
             int((~np.isnan(sequences[piece.index].labels[piece.counts_from :])).sum())
             for piece in pieces
         )
+        if not counting:
+            raise FitError("train: expected events with labels, got none that count")
         # Every event weighs the same in a pass, also in windows that few events share.
         density = counting / gone_through
         total = tf.constant(0.0)
         states: list[Any] = []
         for window in windows(sequences, pieces, settings.rows, settings.window):
             states = states or self._cold(window)
-            scale = tf.constant(1.0 / (window.weights.size * max(density, 1e-9)))
+            scale = tf.constant(1.0 / (window.weights.size * density))
             loss, states = self._update(*_tensors(window), scale, states)
             total += loss
-        return float(total) / max(counting, 1)
+        return float(total) / counting
 
     def measure(self, part: Part) -> float:
         """Return the mean loss of a part, without dropout and noise."""
@@ -149,12 +152,14 @@ class _Trainer:
         ]
         total, weight = tf.constant(0.0), 0.0
         states: list[Any] = []
-        for window in windows(part.sequences, pieces, len(pieces), 4 * settings.window):
+        for window in windows(part.sequences, pieces, ROWS, STEPS):
             states = states or self._cold(window)
             loss, states = self._forward(*_tensors(window), states)
             total += loss
             weight += float(window.weights.sum())
-        return float(total) / max(weight, 1.0)
+        if not weight:
+            raise FitError("validation: expected events with labels, got none that count")
+        return float(total) / weight
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -165,18 +170,18 @@ class _Trainer:
         current = [weight.numpy() for weight in self._weights]
         for weight, average in zip(self._weights, self._averages, strict=True):
             weight.assign(average)
-        yield
-        for weight, value in zip(self._weights, current, strict=True):
-            weight.assign(value)
+        try:
+            yield
+        finally:
+            for weight, value in zip(self._weights, current, strict=True):
+                weight.assign(value)
 
     def _cold(self, window: Window) -> list[Any]:
         return [tf.zeros((len(window.x), units)) for units in self._network.state_units]
 
     def _run(self, x: Any, fresh: Any, states: list[Any], training: bool) -> tuple[Any, list[Any]]:
-        kept = (1.0 - fresh)[:, None]
-        y, *states = self._network.stepping(
-            [x, *(state * kept for state in states)], training=training
-        )
+        carried = [tf.where(fresh[:, None], 0.0, state) for state in states]
+        y, *states = self._network.stepping([x, *carried], training=training)
         return y, states
 
     def _forward_eagerly(
@@ -208,5 +213,5 @@ def _tensors(window: Window) -> tuple[Any, Any, Any, Any]:
         tf.constant(window.x),
         tf.constant(window.labels),
         tf.constant(window.weights),
-        tf.constant(window.fresh.astype(np.float32)),
+        tf.constant(window.fresh),
     )

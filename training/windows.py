@@ -31,7 +31,7 @@ class Piece:
 class Window:
     """T steps of B lanes."""
 
-    x: NDArray[np.float32]  # (B,T,F); padding is 0
+    x: NDArray[np.float32]  # (B,T,F); padding repeats a real event
     labels: NDArray[np.float32]  # (B,T); 0 where there is none
     weights: NDArray[np.float32]  # (B,T); 1 where the loss counts, 0 for padding and no label
     fresh: NDArray[np.bool_]  # (B,) the lane begins a sequence: its state is the initial one
@@ -67,7 +67,10 @@ def _cut(
     length: int,
 ) -> Window:
     shape = (len(lanes), length)
-    x = np.zeros((*shape, sequences[0].x.shape[1]), np.float32)
+    # Idle lanes and padding hold real values too: arbitrary ones could drive a state to infinity,
+    # and infinity times a weight of 0 is not 0.
+    x = np.empty((*shape, sequences[0].x.shape[1]), np.float32)
+    x[:] = sequences[0].x[0]
     labels = np.full(shape, np.nan, np.float32)
     owner = np.full(len(lanes), -1, np.int64)
     counts = np.zeros(shape, np.bool_)
@@ -77,6 +80,7 @@ def _cut(
         sequence, first = sequences[piece.index], int(at[lane])
         steps = min(length, len(sequence) - first)
         x[lane, :steps] = sequence.x[first : first + steps]
+        x[lane, steps:] = sequence.x[first + steps - 1]
         labels[lane, :steps] = sequence.labels[first : first + steps]
         counts[lane] = np.arange(first, first + length) >= piece.counts_from
         owner[lane] = piece.index

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
         return EX_USAGE
+    _tune_garbage_collection()
     worker = app.Worker(
         loglevel=arguments.log_level, loop=loop, redirect_stdouts=False, quiet=True,
         logging_config=_logging(arguments.log_level), blocking_timeout=0,
@@ -66,6 +68,15 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop
+
+
+def _tune_garbage_collection() -> None:
+    """Look for cycles seldom: each fetched record is an object that the collector would visit.
+
+    With Python's own thresholds a full fetch of records costs a third of the time of its events.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _logging(level: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ from keyfold.worker.refold import Expected, Kind, Refold
 
 MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle"}
 UNSEEN, RIGHT, WRONG = 0, 1, 2
+KEYS_NAMED = 100  # of events without a prediction, per partition
 Difference = tuple[str, str]  # expected, got
 
 
@@ -39,19 +40,24 @@ class Strays:
     """Predictions found in another partition than their event's: misplaced, hence not lost."""
 
     def __init__(self) -> None:
-        self.found: set[tuple[int, int]] = set()
-        self._missing: list[tuple[Place, int, str]] = []
+        self.found: set[tuple[int, int]] = set()  # partition and offset of the event
+        # Offsets only, and no objects: when a whole topic is missing there are many.
+        self._missing: list[tuple[Place, dict[int, str], array[int]]] = []
 
-    def missing(self, place: Place, offset: int, key: str) -> None:
-        """Note an event without a prediction in its own partition."""
-        self._missing.append((place, offset, key))
+    def missing(self, place: Place, refold: Refold, offsets: array[int]) -> None:
+        """Note events without a prediction in their own partition."""
+        if offsets:
+            keys = {o: _key_at(refold, o) for o in offsets[:KEYS_NAMED]}
+            self._missing.append((place, keys, offsets))
 
     def report(self, findings: Findings) -> None:
         """Report what is missing and did not turn up in another partition."""
-        for place, offset, key in self._missing:
-            if (place.partition, offset) not in self.found:
-                where = f"{place.input}:{place.partition}:{offset}"
-                findings.add(Fault.LOST, where, f"a prediction for key {key}", "none")
+        for place, keys, offsets in self._missing:
+            for offset in offsets:
+                if (place.partition, offset) not in self.found:
+                    key = keys.get(offset, "")
+                    where = f"{place.input}:{place.partition}:{offset}"
+                    findings.add(Fault.LOST, where, f"a prediction{key}", "none")
 
 
 class OutputCheck:
@@ -99,8 +105,8 @@ class OutputCheck:
                 # the tolerance a repetition says the same thing, even if not in the same bytes.
                 findings.add(Fault.DUPLICATE, self._input(event), "once", f"again at {where}")
             else:
-                got = f"{difference[1]} at {where}" if difference else f"another one at {where}"
-                findings.add(Fault.CONFLICT, self._input(event), "the same prediction", got)
+                want, got = difference or ("the same prediction again", "another one")
+                findings.add(Fault.CONFLICT, self._input(event), want, f"{got} at {where}")
             return
         self._seen[position] = RIGHT if right else WRONG
         self._digests[position] = digest
@@ -115,13 +121,13 @@ class OutputCheck:
         findings.events += refold.events
         findings.rejects += len(refold.rejects)
         findings.resets += len(refold) - refold.events - len(refold.rejects)
+        missing = array("q")
         for position, seen in enumerate(self._seen):
-            if seen != UNSEEN or self._refold.kind(position) is not Kind.EVENT:
-                continue
-            offset = self._refold.offset(position)
-            if offset < self._place.watermark:
-                key = show_key(self._refold.expected(position).key)
-                self._strays.missing(self._place, offset, key)
+            if seen == UNSEEN and refold.kind(position) is Kind.EVENT:
+                offset = refold.offset(position)
+                if offset < self._place.watermark:
+                    missing.append(offset)
+        self._strays.missing(self._place, refold, missing)
 
     def _event(self, members: Mapping[str, Any], where: str) -> int | None:
         """Return the offset of the event that a prediction's id names, if it is to be checked."""
@@ -235,6 +241,11 @@ class OutputCheck:
 
     def _kind(self, position: int) -> str:
         return self._refold.kind(position).name.lower()
+
+
+def _key_at(refold: Refold, offset: int) -> str:
+    position = refold.position(offset)
+    return "" if position is None else f" for key {show_key(refold.expected(position).key)}"
 
 
 def key_member(key: bytes) -> tuple[str, str]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 from aiokafka.errors import MessageSizeTooLargeError
@@ -24,6 +25,7 @@ MAX_REQUEST_BYTES = 900_000
 TRUNCATED_BYTES = 512 * 1024
 
 Headers = list[tuple[str, bytes]]
+NO_HEADERS: Headers = []
 Message = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
 
 
@@ -41,7 +43,8 @@ class DeadLetter:
 class Outputs:
     """What one micro-batch's share of a partition emits."""
 
-    predictions: Sequence[tuple[bytes, bytes]]  # record key, payload, in offset order
+    keys: Sequence[bytes]  # record keys of the predictions, in offset order
+    payloads: Sequence[bytes]  # the predictions, one per key above
     dead_letters: Sequence[DeadLetter]  # in offset order
 
 
@@ -67,9 +70,11 @@ class Emitter:
 
         Raises aiokafka's KafkaError when the producer gave up; nothing may be saved then.
         """
-        acks = await self._queue(
-            self._to.output, partition, [(k, v, []) for o in outputs for k, v in o.predictions]
+        # Nothing is built per prediction here: at this rate garbage collection would show.
+        messages = chain.from_iterable(
+            zip(o.keys, o.payloads, repeat(NO_HEADERS), strict=False) for o in outputs
         )
+        acks = await self._queue(self._to.output, partition, messages)
         letters = [letter for o in outputs for letter in o.dead_letters]
         if letters:
             await self._send_dead_letters(partition, letters)
@@ -99,7 +104,7 @@ class Emitter:
             await asyncio.gather(*await self._queue(topic, partition, [(key, cut, marked)]))
 
     async def _queue(
-        self, topic: str, partition: int, messages: Sequence[Message]
+        self, topic: str, partition: int, messages: Iterable[Message]
     ) -> list[Awaitable[Any]]:
         """Hand messages to the producer in order; return what resolves when they are acked."""
         producer = self._producer()

@@ -61,6 +61,7 @@ class Findings:
 
     exactly_once: bool = False  # a duplicate is a violation
     keep: int = 3  # examples kept of each fault
+    with_states: bool = True  # whether stored states are compared, too
     events: int = 0  # input records that were stepped
     resets: int = 0  # tombstones that reset a key
     rejects: int = 0  # input records that cannot be events
@@ -132,9 +133,9 @@ class Findings:
     def show(self, console: Console) -> None:
         """Print the report."""
         console.print(
-            f"{self.events:,} events ({self.rejects:,} rejects, {self.resets:,} resets), "
-            f"{self.predictions:,} predictions, {self.dead_letters:,} dead letters, "
-            f"{self.states:,} states",
+            f"{_count(self.events, 'event')}, {_count(self.rejects, 'reject')}, "
+            f"{_count(self.resets, 'reset')}; {_count(self.predictions, 'prediction')}, "
+            f"{_count(self.dead_letters, 'dead letter')}, {_count(self.states, 'state')}",
             highlight=False,
         )
         if self.before_base:
@@ -149,10 +150,13 @@ class Findings:
                 console.print(Text(f"{fault}: {example.where}", style="bold"))
                 console.print(Text(f"    expected  {example.expected}"))
                 console.print(Text(f"    got       {example.got}"))
+        what = (
+            "prediction and state is" if self.with_states else "prediction (no state compared) is"
+        )
         verdict = (
-            Text(f"NOT CLEAN: {self.violations:,} violations", style="bold red")
+            Text(f"NOT CLEAN: {_count(self.violations, 'violation')}", style="bold red")
             if self.violations
-            else Text("CLEAN: every prediction and state is the offline fold", style="bold green")
+            else Text(f"CLEAN: every {what} the offline fold", style="bold green")
         )
         console.print(verdict)
 
@@ -173,3 +177,7 @@ class Findings:
             "max |difference|", f"{self.max_abs_state_difference:.3g}", "of a stored state's number"
         )
         return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.events import Decoder, PredictionEncoder
+from keyfold.export.events import Caused, Decoder, PredictionEncoder
 from keyfold.worker.emit import DeadLetter, Outputs
 from keyfold.worker.fold import Fold, Rows
 from keyfold.worker.metrics import Metrics
@@ -204,23 +204,21 @@ class Pipeline:
         """Write a share's predictions and dead letters and give them to its owner."""
         stepped = share.first + np.flatnonzero(rows.slots[share.rows] >= 0)
         slots = rows.slots[stepped]
-        fragments = self._slots.fragments
-        caused = zip(
+        at = slots.tolist()
+        caused = Caused(
             rows.offsets[stepped].tolist(),
-            [fragments[slot] for slot in slots.tolist()],
+            [self._slots.fragments[slot] for slot in at],
             rows.times_ms[stepped].tolist(),
             rows.steps[stepped].tolist(),
-            strict=True,
         )
-        payloads = self._encoder.encode(share.number, list(caused), rows.y[stepped])
-        keys = self._slots.keys
+        payloads = self._encoder.encode(share.number, caused, rows.y[stepped])
         dead_letters = [
             DeadLetter(record.offset, record.key, record.value, rows.rejects[row])
             for row, record in enumerate(share.records, share.first)
             if row in rows.rejects
         ] if rows.rejects else []  # fmt: skip
-        predictions = list(zip([keys[slot] for slot in slots.tolist()], payloads, strict=True))
-        share.owner.applied(share.records, slots, Outputs(predictions, dead_letters))
+        keys = [self._slots.keys[slot] for slot in at]
+        share.owner.applied(share.records, slots, Outputs(keys, payloads, dead_letters))
         self._metrics.events += len(stepped)
         self._metrics.rejects += len(dead_letters)
 

@@ -65,12 +65,20 @@ class StoredGroup:
         """Close the connection."""
         self._redis.close()
 
+    def knows(self, topic: str, partitions: int) -> bool:
+        """Say whether there is a hash for any partition of a topic."""
+        try:
+            names = [self._name(topic, partition) for partition in range(partitions)]
+            return bool(self._redis.exists(*names))
+        except RedisError as error:
+            raise Crash(f"Redis: {error}") from error
+
     def read(self, topic: str, partition: int) -> Stored | None:
         """Return a partition's states and watermark of one instant; None: there is no such hash.
 
         Raises Crash when the hash is too large to be read at once and keeps changing.
         """
-        name = f"{{{self._group}:{topic}:{partition}}}"
+        name = self._name(topic, partition)
         try:
             fields = self._fields(name)
         except RedisError as error:
@@ -80,6 +88,9 @@ class StoredGroup:
         meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}
         states = {f[1:]: v for f, v in fields.items() if f.startswith(b":")}
         return Stored(name, meta, states)
+
+    def _name(self, topic: str, partition: int) -> str:
+        return f"{{{self._group}:{topic}:{partition}}}"
 
     def _fields(self, name: str) -> dict[bytes, bytes]:
         redis = cast(Any, self._redis)

@@ -69,12 +69,11 @@ class _Verification:
     ) -> None:
         self._target, self._step, self._log, self._group = target, step, log, group
         self._tick = tick
-        self._findings = Findings(exactly_once=target.exactly_once, keep=target.examples)
+        self._findings = Findings(target.exactly_once, target.examples, group is not None)
         self._strays = Strays()
-        self._letters = _DeadLetters(log, target, self._findings)
         self._count = log.partitions(target.input)
+        self._letters = _DeadLetters(log, target, self._count, self._findings)
         self._records = 0
-        self._stateless: list[int] = []  # partitions without a hash in Redis
 
     def run(self) -> Findings:
         """Verify one partition after the other: memory holds one partition's events at most."""
@@ -85,13 +84,13 @@ class _Verification:
                 f"topic {target.output!r}: expected {self._count} partitions as in "
                 f"{target.input!r}, got {outputs}"
             )
-        for partition in range(self._count):
-            self._partition(partition)
-        if self._group is not None and len(self._stateless) == self._count:
+        if self._group is not None and not self._group.knows(target.input, self._count):
             raise Crash(
                 f"Redis holds no state of group {target.group!r} on topic {target.input!r}: "
                 "has its worker ever run? (--no-state compares the topics alone)"
             )
+        for partition in range(self._count):
+            self._partition(partition)
         self._strays.report(self._findings)
         return self._findings
 
@@ -119,8 +118,6 @@ class _Verification:
         if stored is None:
             base = source.start if target.from_offset is None else target.from_offset
             watermark = source.end
-            if self._group is not None:
-                self._stateless.append(partition)
         else:
             check_bundle(stored, self._step.bundle)
             base, watermark = stored.number("#B"), stored.number("#W")
@@ -166,8 +163,9 @@ class _Verification:
 class _DeadLetters:
     """The dead letters about one input topic, by the record they are about."""
 
-    def __init__(self, log: KafkaLog, target: Target, findings: Findings) -> None:
+    def __init__(self, log: KafkaLog, target: Target, sources: int, findings: Findings) -> None:
         self._log, self._target, self._findings = log, target, findings
+        self._sources = sources  # partitions of the input
         self._about: dict[int, dict[int, list[DeadLetter]]] = {}
         try:
             count = log.partitions(target.dead_letter)
@@ -196,6 +194,10 @@ class _DeadLetters:
             self._findings.add(Fault.UNEXPECTED, where, "a dead letter", "no keyfold headers")
         elif parsed[0] == self._target.input:
             _, partition, offset, letter = parsed
+            if partition not in range(self._sources):
+                got = f"about partition {partition}"
+                self._findings.add(Fault.UNEXPECTED, where, "about a partition of the input", got)
+                return
             self._about.setdefault(partition, {}).setdefault(offset, []).append(letter)
 
 

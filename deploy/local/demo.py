@@ -16,12 +16,10 @@ from pathlib import Path
 from types import FrameType
 
 # Run as a plain script; `deploy` is on the path of pytest and mypy anyway.
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "deploy"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from keyfold.export import bundle as contract
 from keyfold.export.errors import Crash
-
 from local.demo_learn import Learned, learn
 from local.demo_programs import keyfold, require, run_shown
 from local.demo_report import write_report
@@ -32,6 +30,7 @@ from local.demo_story import DemoError, Story
 from local.demo_summary import Summary, show, summarise
 from local.services import ServiceError
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
 QUICK = Path("deploy/local/demo")  # holds the small bundle and its events
 PARTITIONS = 4
 STREAMING_S = 20  # of the full demo: event time passes so much faster
@@ -111,13 +110,13 @@ def _play(play: Play, scene: Scene, story: Story) -> Summary:
         events = sum(1 for _ in log)
     create_topics(scene, PARTITIONS)
     stream = Stream(play.log, events, play.pace, PARTITIONS)
-    served = serve(scene, stream, play.bundle, story)
+    killed_ms = serve(scene, stream, play.bundle, story)
     verified = _verify(scene, story)
     names = contract.load(play.bundle).manifest.outputs.names
-    scored = score(scene, play.label, names, PARTITIONS, served.killed_ms)
+    scored = score(scene, play.label, names, PARTITIONS, killed_ms)
     baselines = play.learned.baselines if play.learned is not None else {}
     summary = summarise(verified, scored, baselines, scene.broker, story.elapsed_s)
-    _hand_over(play, scene, (summary, scored, served.killed_ms), story)
+    _hand_over(play, scene, (summary, scored, killed_ms), story)
     return summary
 
 

@@ -104,7 +104,7 @@ def _start_baselines(logs: tuple[Path, Path], result: Path) -> Child:
 def _span_s(log: Path) -> float:
     with log.open("rb") as lines:
         times = [json.loads(line)["time"] for line in lines]
-    return (max(times) - min(times)) / 1000
+    return float(max(times) - min(times)) / 1000
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _time_axis(trace: Trace, y: int) -> list[str]:
         moment = datetime.fromtimestamp((begin + share * (end - begin)) / 1000, UTC)
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         x = LEFT + (WIDTH - LEFT) * share
-        parts.append(_text(x, y + 8, f"{moment:%H:%M:%S}", FAINT, anchor=anchor, size=11))
+        parts.append(_text(x, y + 8, f"{moment:%H:%M:%S}", FAINT, anchor=anchor))
     return parts
 
 
@@ -191,11 +191,10 @@ def _text(
     *,
     anchor: str = "start",
     weight: str = "400",
-    size: int = 13,
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}" '
-        f'font-weight="{weight}" font-size="{size}">{escape(text)}</text>'
+        f'font-weight="{weight}" font-size="13">{escape(text)}</text>'
     )
 
 

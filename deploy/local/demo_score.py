@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import orjson
 from confluent_kafka import Message
-from keyfold.worker.kafka_log import KafkaLog
 from numpy.typing import NDArray
 
+from keyfold.worker.kafka_log import KafkaLog
 from local.demo_scene import Scene
 
 NOTHING = -1  # class number of a prediction that never came
@@ -42,7 +42,8 @@ class Score:
     confusion: NDArray[np.int64]  # (O,O) events by truth and prediction
     accuracy: float  # of all events; one without a prediction is wrong
     accuracy_majority: float  # of always the class that is most frequent among these very events
-    catch_up_per_s: float  # events/s while the second worker served what had waited
+    backlog: int  # events that waited while no worker served
+    backlog_per_s: float  # events/s while the second worker served them
 
 
 @dataclass(slots=True)
@@ -78,21 +79,21 @@ def score(
         confusion,
         float((truth == predicted).mean()),
         float(np.bincount(truth).max() / len(truth)),
-        catch_up_per_s(rows, killed_ms),
+        *_backlog(rows, killed_ms),
     )
 
 
-def catch_up_per_s(rows: list[_Row], killed_ms: int) -> float:
-    """Return events per second while what had waited for the second worker was served.
+def _backlog(rows: list[_Row], killed_ms: int) -> tuple[int, float]:
+    """Return how many events had waited for the second worker, and its rate while serving them.
 
-    Counted from its first write on, without what that write held: the time before it is the
-    start of a program. 0.0 when nothing had waited.
+    The rate is taken from its first write on, without the events of that write: the time before
+    it is the start of a program. 0.0 when there was one write only.
     """
     later = [row for row in rows if row.emitted_ms > killed_ms]
     begin = min((row.emitted_ms for row in later), default=0)
     waited = [row.emitted_ms for row in later if row.sent_ms <= begin]
     served = sum(emitted > begin for emitted in waited)
-    return 1000 * served / (max(waited) - begin) if served else 0.0
+    return len(waited), 1000 * served / (max(waited) - begin) if served else 0.0
 
 
 def _partition(

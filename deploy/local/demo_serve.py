@@ -14,10 +14,9 @@ from pathlib import Path
 
 from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.stored import StoredGroup
-
 from local.demo_programs import QUIET, Shown, await_child, failure, keyfold
 from local.demo_scene import Scene
-from local.demo_story import DemoError, Story
+from local.demo_story import Story
 from local.services import Child
 
 PATIENCE_S = 60.0  # without any progress: then something hangs
@@ -33,14 +32,6 @@ class Stream:
     events: int  # in it
     pace: tuple[str, str]  # flag of keyfold-send and its value
     partitions: int  # of the topics
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What happened."""
-
-    killed_ms: int  # when the first worker was killed, UTC epoch ms
-    seen_before: int  # predictions on the topic just before
 
 
 class _Watch:
@@ -60,108 +51,132 @@ class _Watch:
         return self.predictions
 
 
-def serve(scene: Scene, stream: Stream, bundle: Path, story: Story) -> Served:
-    """Serve the whole stream with two workers, the first of which is killed half way."""
+def serve(scene: Scene, stream: Stream, bundle: Path, story: Story) -> int:
+    """Serve the whole stream with two workers; kill the first one half way.
+
+    Returns when that was, UTC epoch ms. Every program has ended then, also after an error.
+    """
     scene.write_config(bundle)
-    sending = [
-        keyfold("send"), str(stream.log), "--brokers", scene.brokers, "--topic", scene.events,
-        "--bundle", str(bundle), *stream.pace,
-    ]  # fmt: skip
-    working = [keyfold("worker"), str(scene.config)]
     with ExitStack() as stack:
         watch = _Watch(stack.enter_context(KafkaLog(scene.brokers)), scene.predictions)
-        story.step(
-            "Stream the events, and serve them",
-            f"{stream.events:,} events of all keys, interleaved in time. The worker is a program "
-            "of its own: each key's state in memory, saved to Valkey.",
-            working,
-        )
-        first = _start(stack, working, scene.folder / "worker-1.log")
-        story.note(f"$ {Path(sending[0]).name} {stream.log.name} ...", "green")
-        sender = _start(stack, sending, scene.folder / "send.log")
-        _serve_half(scene, stream.events // 2, (watch, first, sender), story)
+        states = stack.enter_context(closing(StoredGroup(scene.redis, scene.group)))
+        act = _Act(scene, stream, story, watch, states, stack)
+        first = act.start_worker()
+        sender = act.start_sender(bundle)
+        act.serve_half(first, sender)
         first.kill()
-        served = Served(time.time_ns() // 1_000_000, watch.look())
+        killed_ms = time.time_ns() // 1_000_000
+        act.serve_rest(sender)
+    return killed_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """The scene, what is streamed through it, and who watches."""
+
+    scene: Scene
+    stream: Stream
+    story: Story
+    watch: _Watch  # of the predictions
+    states: StoredGroup  # in Valkey
+    stack: ExitStack  # ends every program
+
+    def start_worker(self) -> Child:
+        """Start the first worker; return once it has taken every partition."""
+        command = [keyfold("worker"), str(self.scene.config)]
+        self.story.step(
+            "Start a worker",
+            "A program of its own: each key's hidden state in memory, saved to Valkey.",
+            command,
+        )
+        worker = self._start(command, "worker-1.log")
+        alive = _Patience(worker)
+        while None in (marks := self._watermarks()):
+            alive.check(len(marks) - marks.count(None))
+            time.sleep(LOOK_S)
+        return worker
+
+    def start_sender(self, bundle: Path) -> Child:
+        """Begin to stream the events."""
+        log, events = self.stream.log, self.stream.events
+        command = [
+            keyfold("send"), str(log), "--brokers", self.scene.brokers, "--topic",
+            self.scene.events, "--bundle", str(bundle), *self.stream.pace,
+        ]  # fmt: skip
+        what = f"{events:,} events; those of all keys are interleaved in time."
+        self.story.step("Stream the events", what, command)
+        return self._start(command, "send.log")
+
+    def serve_half(self, worker: Child, sender: Child) -> None:
+        """Return once half of the predictions are there."""
+        watch, half = self.watch, self.stream.events // 2
+        alive = _Patience(worker)
+
+        def reached() -> bool:
+            if sender.exit_code not in (None, 0):
+                await_child(sender, 0)
+            alive.check(watch.look())
+            return watch.predictions >= half
+
+        if self.story.interactive:
+            # A person watches: the live view, until half of it has gone by.
+            with Shown([keyfold("tail"), str(self.scene.config)]) as view:
+                view.wait(reached)
+        while not reached():
+            pass  # looking waits for what comes
+
+    def serve_rest(self, sender: Child) -> None:
+        """Let a second worker go on; return once it has saved everything and has ended."""
+        scene, story = self.scene, self.story
+        command = [keyfold("worker"), str(scene.config)]
         story.step(
             "Kill the worker: SIGKILL, no chance to say goodbye",
-            f"After {served.seen_before:,} predictions, some not saved yet. Events keep coming. A "
-            "second worker starts; Kafka gives it the partitions once it misses the first.",
-            working,
+            f"After {self.watch.look():,} predictions, some not saved yet. Events keep coming. "
+            "A second worker starts; Kafka gives it the partitions once it misses the first.",
+            command,
         )
-        tail = [keyfold("tail"), str(scene.config), "-n", str(TAILED)]
-        tailing = _start(stack, tail, scene.folder / "tail.log")  # at the end of what is there now
-        second = _start(stack, working, scene.folder / "worker-2.log")
-        _await_saved(scene, stream, (watch, second, sender), story)
+        tail = self._start([keyfold("tail"), str(scene.config), "-n", str(TAILED)], "tail.log")
+        worker = self._start(command, "worker-2.log")
+        self._await_saved(worker, sender)
+        tail.wait(1.0)
         story.note("The second worker's first predictions (keyfold-tail): the steps go on.")
-        tailing.wait(LOOK_S)
-        story.quote(tailing.log.read_text(encoding="utf-8").splitlines())
-        story.note(f"All {stream.events:,} events are served and saved; the worker is stopped.")
-        second.stop()
-        if second.exit_code != 0:
-            raise failure(second, f"ended with exit status {second.exit_code} after SIGTERM")
-    return served
+        story.quote(tail.log.read_text(encoding="utf-8").splitlines())
+        story.note(f"All {self.stream.events:,} events are served and saved.")
+        worker.stop()
+        if worker.exit_code != 0:
+            raise failure(worker, f"ended with exit status {worker.exit_code} after SIGTERM")
 
-
-def _start(stack: ExitStack, command: list[str], log: Path) -> Child:
-    log.unlink(missing_ok=True)
-    child = Child(command, log, QUIET)
-    stack.callback(child.kill)
-    return child
-
-
-def _serve_half(
-    scene: Scene, half: int, players: tuple[_Watch, Child, Child], story: Story
-) -> None:
-    """Return once half of the predictions are there."""
-    watch, worker, sender = players
-    alive = _Patience(worker)
-
-    def reached() -> bool:
-        if sender.exit_code not in (None, 0):
-            await_child(sender, 0)
-        alive.check(watch.look())
-        return watch.predictions >= half
-
-    if story.interactive:
-        # A person watches: the live view, until half of it has gone by.
-        with Shown([keyfold("tail"), str(scene.config)]) as view:
-            view.wait(reached)
-    with story.bar("predictions", half) as show:
-        while not reached():
-            show(watch.predictions)
-
-
-def _await_saved(
-    scene: Scene, stream: Stream, players: tuple[_Watch, Child, Child], story: Story
-) -> None:
-    """Return once every event is sent, and every partition's watermark is at its end."""
-    watch, worker, sender = players
-    alive = _Patience(worker)
-    with (
-        closing(StoredGroup(scene.redis, scene.group)) as states,
-        story.bar("saved", stream.events) as show,
-    ):
+    def _await_saved(self, worker: Child, sender: Child) -> None:
+        """Return once every event is sent, and every partition's watermark is at its end."""
+        alive = _Patience(worker)
         total, saved = None, 0
-        while total is None or saved < total:
-            if total is None and sender.exit_code is not None:
-                await_child(sender, 0)
-                total = _sent(scene, stream.partitions)
-            saved = _watermarks(states, scene, stream.partitions)
-            show(saved)
-            # Predictions are progress too: while the sender is slow, or before the first save.
-            alive.check(saved + watch.look())
+        with self.story.bar("saved", self.stream.events) as show:
+            while total is None or saved < total:
+                if total is None and sender.exit_code is not None:
+                    await_child(sender, 0)
+                    total = self._sent()
+                saved = sum(mark or 0 for mark in self._watermarks())
+                show(saved)
+                # Predictions are progress too: a save may be a moment away.
+                alive.check(saved + self.watch.look())
 
+    def _sent(self) -> int:
+        """Return how many records the input topic holds: a sender's retry may have added some."""
+        with KafkaLog(self.scene.brokers) as log:
+            extents = [log.extent(self.scene.events, p) for p in range(self.stream.partitions)]
+        return sum(extent.end for extent in extents)
 
-def _sent(scene: Scene, partitions: int) -> int:
-    """Return how many records the input topic holds: a sender's retry may have added some."""
-    with KafkaLog(scene.brokers) as log:
-        return sum(log.extent(scene.events, partition).end for partition in range(partitions))
+    def _watermarks(self) -> list[int | None]:
+        """Return up to where each partition's events are in the saved states."""
+        found = [self.states.read(self.scene.events, p) for p in range(self.stream.partitions)]
+        return [None if stored is None else stored.number("#W") for stored in found]
 
-
-def _watermarks(states: StoredGroup, scene: Scene, partitions: int) -> int:
-    """Return how many records the saved states are the fold of."""
-    found = (states.read(scene.events, partition) for partition in range(partitions))
-    return sum(stored.number("#W") for stored in found if stored is not None)
+    def _start(self, command: list[str], log: str) -> Child:
+        path = self.scene.folder / log
+        path.unlink(missing_ok=True)
+        child = Child(command, path, QUIET)
+        self.stack.callback(child.kill)
+        return child
 
 
 class _Patience:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -50,20 +50,26 @@ class Story:
         clock = f"{int(self.elapsed_s) // 60:2d}:{int(self.elapsed_s) % 60:02d}"
         self.console.print()
         self.console.print(Text.assemble((f"{clock}  ", "cyan"), (what, "bold")))
-        self._indented(Text(why, style="dim"))
+        self.note(why, "dim")
         if command:
-            self._indented(Text(f"$ {typed(command)}", style="green"))
+            self.note(f"$ {typed(command)}", "green")
         sys.stdout.flush()  # before a program of this step writes to the same terminal
 
     def note(self, text: str, style: str = "") -> None:
-        """Add a line to the current step."""
-        self._indented(Text(text, style=style))
+        """Add some text to the current step."""
+        indent = " " * INDENT
+        lines = textwrap.fill(
+            text, self.console.width, initial_indent=indent, subsequent_indent=indent,
+            break_on_hyphens=False, break_long_words=False,
+        )  # fmt: skip
+        self.console.print(Text(lines, style=style))
 
     def quote(self, lines: Sequence[str]) -> None:
         """Show lines of some program, cut at the terminal's edge instead of wrapped."""
         for line in lines:
-            text = Text(line, no_wrap=True, overflow="ellipsis")
-            self.console.print(Padding(text, (0, 0, 0, INDENT)))
+            text = Text(" " * INDENT + line)
+            text.truncate(self.console.width, overflow="ellipsis")
+            self.console.print(text)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -84,9 +90,6 @@ class Story:
         self.console.print()
         self.console.print(Text(f"The demo failed after {self.elapsed_s:.0f} s", style="bold red"))
         print(why, file=sys.stderr, flush=True)
-
-    def _indented(self, text: Text) -> None:
-        self.console.print(Padding(text, (0, 0, 0, INDENT)))
 
 
 def typed(command: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """Made-up water tanks: the event logs behind `make demo-quick`, and nothing measured anywhere.
 
-`python deploy/local/demo_tanks.py FOLDER` writes train.jsonl (to learn from) and events.jsonl (other
-tanks, to serve). A reading tells the level, with noise; whether it is rising, steady or falling is
-only in the readings before it, so that a model without a memory has nothing to go by. Drawn from
-fixed seeds: every run writes the same bytes. See demo/README.md for what is made of them.
+`python deploy/local/demo_tanks.py FOLDER` writes train.jsonl (to learn from) and events.jsonl
+(other tanks, to serve). A reading tells the level, with noise; whether it is rising, steady or
+falling is only in the readings before it, so that a model without a memory has nothing to go by.
+Drawn from fixed seeds: every run writes the same bytes. demo/README.md says what is made of them.
 """
 
 from __future__ import annotations

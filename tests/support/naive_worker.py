@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.bundle import Bundle, initial_states
-from keyfold.export.events import Decoder, PredictionEncoder, key_fragment
+from keyfold.export.events import Caused, Decoder, PredictionEncoder, key_fragment
 from keyfold.worker.model import Model
 from keyfold.worker.state_codec import StateCodec, States
 
@@ -72,7 +72,7 @@ def serve(bundle: Bundle, topic: str, partition: int, records: list[LogRecord]) 
         y, tensors = model.step(decoded.x[:, None], np.ones(1, np.int32), state.tensors)
         time_ms = int(decoded.times_ms[0])
         warm[r.key] = _Warm(state.steps + 1, r.offset, time_ms, tensors)
-        caused = [(r.offset, key_fragment(r.key), time_ms, state.steps + 1)]
+        caused = Caused([r.offset], [key_fragment(r.key)], [time_ms], [state.steps + 1])
         served.outputs.append((r.key, encoder.encode(partition, caused, y[:, 0])[0]))
     served.meta = {
         "#W": str(records[-1].offset + 1), "#B": str(records[0].offset), "#E": "1", "#O": "nonce",

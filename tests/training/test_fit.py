@@ -135,6 +135,18 @@ def test_a_loss_that_is_not_finite_stops_with_advice() -> None:
         train(FIT, part, part, loss=lambda labels, y: y[..., 0] * np.nan)
 
 
+def test_a_part_without_labels_is_refused() -> None:
+    part = echoes(2, (20,), seed=1)
+    blank = Part(
+        tuple(replace(s, labels=np.full(len(s), np.nan, np.float32)) for s in part.sequences),
+        part.counts_from,
+    )
+    with pytest.raises(FitError, match="train: expected events with labels"):
+        train(FIT, blank, part)
+    with pytest.raises(FitError, match="validation: expected events with labels"):
+        train(FIT, part, blank)
+
+
 def test_labels_above_the_cap_count_as_the_cap() -> None:
     loss = squared_error(2.0, label_cap=10.0)
     labels = np.array([[50.0, 4.0]], np.float32)

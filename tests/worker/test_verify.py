@@ -29,7 +29,7 @@ def test_the_report_names_each_violation_and_its_first_examples(case: Case) -> N
     assert "NOT CLEAN: 4 violations" in text
     assert text.count("wrong output: in:2:2") == 2
     assert "at-least-once: allowed" in text
-    assert "39 events (1 rejects, 0 resets), 40 predictions" in text
+    assert "39 events, 1 reject, 0 resets; 40 predictions, 1 dead letter, 4 states" in text
 
 
 def test_the_json_counts_missing_and_extra_states_as_wrong_ones(case: Case) -> None:

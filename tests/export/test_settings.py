@@ -1,0 +1,159 @@
+"""Settings: flag over environment over file over default, and errors by the setting's name.
+
+Uses a settings type of its own, so that the rules are held apart from the worker's settings. No
+error text may show what could be a secret. Needs no service.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from keyfold.export import settings
+from keyfold.export.settings import SettingsError
+
+SECRET = "hunter2"  # noqa: S105 - what must not show up anywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One section with a setting of each type."""
+
+    url: str  # required
+    port: int = 1  # number
+    wait_s: float = 0.5  # number
+    loud: bool = False  # flag
+    mode: Literal["", "fast", "safe"] = ""  # choice
+    folder: Path | None = None  # optional
+    names: tuple[str, ...] = ()  # list
+    sizes: tuple[int, ...] = ()  # list of numbers
+
+    def __post_init__(self) -> None:
+        if self.port < 0:
+            raise ValueError(f"port: expected at least 0, got {self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A section without required settings."""
+
+    depth: int = 3  # number
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """The settings of these tests."""
+
+    server: Server  # required
+    extra: Extra = field(default_factory=Extra)  # optional
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "s.toml"
+    file.write_text(text)
+    return file
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    file = write(tmp_path, '[server]\nurl = "file"\nport = 2\nwait_s = 2\nnames = ["file"]\n')
+    environment = {"KEYFOLD_SERVER__URL": "env", "KEYFOLD_SERVER__PORT": "3"}
+    got = settings.read(Everything, file, environment, ["server.url=flag"])
+    assert got == Everything(Server("flag", 3, 2.0, names=("file",)), Extra())
+    assert isinstance(got.server.wait_s, float)
+
+
+def test_text_is_converted_to_the_declared_type() -> None:
+    flags = ["url=u", "port=7", "wait_s=1e-3", "loud=TRUE", "mode=safe", "folder=/x", "names=a, b",
+             "sizes=1,2"]  # fmt: skip
+    got = settings.read(Everything, None, {}, [f"server.{flag}" for flag in flags])
+    assert got.server == Server("u", 7, 0.001, True, "safe", Path("/x"), ("a", "b"), (1, 2))
+
+
+def test_value_of_a_flag_may_hold_equals_signs() -> None:
+    assert settings.read(Everything, None, {}, ["server.url=a=b=c"]).server.url == "a=b=c"
+
+
+def test_secret_is_read_from_the_file_that_the_environment_names(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    got = settings.read(Everything, None, {"KEYFOLD_SERVER__URL_FILE": str(tmp_path / "secret")})
+    assert got.server.url == SECRET
+
+
+def test_variables_of_others_are_not_read() -> None:
+    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_BUNDLE": "x", "OTHER_SERVER__PORT": "x"}
+    assert settings.read(Everything, None, environment).server == Server("u")
+
+
+URL = '[server]\nurl = "u"\n'
+ERRORS = {
+    "required": ("", [], "server.url is required and has no default"),
+    "unknown section": (URL + "[serve]\nx = 1\n", [], "unknown section [serve]; expected one of"),
+    "unknown setting": (URL + "prot = 1\n", [], "unknown setting server.prot; expected one of"),
+    "unknown in a flag": (URL, ["server.prot=1"], "--set server.prot: unknown setting server.prot"),
+    "not a section": ("url = 1\n", [], "expected sections only, got the setting 'url'"),
+    "not TOML": ("[server\n", [], "not valid TOML"),
+    "not a number": (URL + 'port = "1"\n', [], "server.port: expected int, got text"),
+    "a flag as number": (URL + "port = true\n", [], "server.port: expected int, got bool"),
+    "a fraction": (URL + "port = 1.5\n", [], "server.port: expected int, got float 1.5"),
+    "bad choice": (URL + 'mode = "slow"\n', [], "server.mode: expected one of '', 'fast', 'safe'"),
+    "not a list": (URL + 'names = "a"\n', [], "server.names: expected a list, got str"),
+    "bad item": (URL + 'sizes = [1, "2"]\n', [], "server.sizes: expected int, got text"),
+    "bad flag text": (URL, ["server.loud=maybe"], "--set server.loud: server.loud: expected bool"),
+    "bad number text": (URL, ["server.port=x"], "server.port: expected int, got text"),
+    "contradiction": (URL + "port = -1\n", [], "server.port: expected at least 0, got -1"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_wrong_setting_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    text, flags, message = ERRORS[case]
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        settings.read(Everything, write(tmp_path, text), {}, flags)
+
+
+def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: not readable: No such file"):
+        settings.read(Everything, tmp_path / "none.toml", {})
+
+
+def test_wrong_environment_variable_is_named() -> None:
+    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_SERVER__PORT": "x"}
+    with pytest.raises(SettingsError, match=r"KEYFOLD_SERVER__PORT: server\.port: expected int"):
+        settings.read(Everything, None, environment)
+    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_SERVER__PROT": "1"}
+    with pytest.raises(SettingsError, match=r"KEYFOLD_SERVER__PROT: unknown setting server\.prot"):
+        settings.read(Everything, None, environment)
+
+
+def test_unknown_section_in_the_environment_names_the_variable() -> None:
+    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_SERVE__PORT": "1"}
+    with pytest.raises(SettingsError, match=r"KEYFOLD_SERVE__PORT.*unknown section \[serve\]"):
+        settings.read(Everything, None, environment)
+
+
+@pytest.mark.parametrize(
+    ("toml", "environment", "flags"),
+    [
+        (f'[server]\nurl = ["{SECRET}"]\n', {}, []),
+        (f'[server]\nurl = {{ a = "{SECRET}" }}\n', {}, []),
+        (f'[server]\nurl = "u"\nport = "{SECRET}"\n', {}, []),
+        (f'[server]\nurl = "{SECRET}\n', {}, []),
+        (f'[server]\nurl = "{SECRET}"\nurl = "{SECRET}"\n', {}, []),
+        (URL, {"KEYFOLD_SERVER__PORT": SECRET}, []),
+        (URL, {"KEYFOLD_SERVER__PORT_FILE": f"/nowhere/{SECRET}"}, []),
+        (URL, {}, [f"server.port={SECRET}"]),
+        (URL, {}, [f"serverurl={SECRET}"]),
+        (URL, {}, [f"server.={SECRET}"]),
+        (URL, {}, [f"server.ulr={SECRET}"]),
+    ],
+)
+def test_error_text_never_shows_a_value_that_may_be_secret(
+    toml: str, environment: dict[str, str], flags: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.read(Everything, write(tmp_path, toml), environment, flags)
+    assert SECRET not in str(caught.value)
