@@ -8,7 +8,7 @@ LOCK   := .cache/lock
 COMPOSE := docker compose -f deploy/compose.yaml
 
 # What `make up` serves; absolute, because compose takes paths from its own folder.
-KEYFOLD_BUNDLE ?= $(CURDIR)/deploy/sample/bundle
+KEYFOLD_BUNDLE ?= $(CURDIR)/deploy/local/demo/bundle
 
 # By running each: a pyenv shim or a Debian without python3-venv exists but does not work.
 suits := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -110,10 +110,10 @@ $(VENV)/installed-quick: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,-e '.[worker$(,)local]',the worker and the local services,quick)
 
 $(VENV)/installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(call install,-e '.[worker$(,)local$(,)training]',keyfold with TensorFlow (350 MB),quick demo)
+	$(call install,-e '.[worker$(,)local$(,)training$(,)export]',keyfold with TensorFlow (350 MB),quick demo)
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt deploy/lint-requirements.txt | $(BIN)/python
-	$(call install,-e '.[worker$(,)local$(,)training$(,)dev]' -r deploy/lint-requirements.txt,keyfold \
+	$(call install,-e '.[worker$(,)local$(,)training$(,)export$(,)dev]' -r deploy/lint-requirements.txt,keyfold \
 		with TensorFlow (350 MB) and the tools,quick demo dev)
 
 $(LOCK)/bin/uv: | $(BIN)/python

@@ -95,6 +95,7 @@ class Model:
 
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"  # of every recurrent layer
     units: tuple[int, ...] = (64,)  # of each recurrent layer, from the input on
+    memory: int = 0  # LSTM: events that units remember before training, spread from 1 to so many
     dense: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
     dropout: float = 0.0  # after each recurrent layer, while training
     input_noise: float = 0.0  # standard deviations of noise on scaled features, while training
@@ -102,6 +103,8 @@ class Model:
     def __post_init__(self) -> None:
         if not self.units or min(self.units) < 1:
             raise ValueError(f"units: expected one or more positive numbers, got {self.units}")
+        if self.memory and self.cell != "lstm":
+            raise ValueError(f"memory: expected 0 with cell = {self.cell!r}, got {self.memory}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
 

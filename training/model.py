@@ -103,9 +103,25 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
         return z, after
 
     whole = keras.Model(x, connect(None)[0], name="keyfold")
+    if settings.memory:
+        for layer in recurrent:
+            _remember(layer, settings.memory)
     y, after = connect(states)
     stepping = keras.Model([x, *states], [y, *after], name="keyfold_stepping")
     return Network(whole, stepping, tuple(state.shape[1] for state in states))
+
+
+def _remember(layer: Any, longest: int) -> None:
+    """Set an LSTM's gate biases so that its units forget after 1 to `longest` events.
+
+    "Chrono initialization" (Tallec and Ollivier 2018, arXiv 1804.11188). Keras's own forgets within
+    a few events, and from there a trend over a hundred is hard to find.
+    """
+    bias, units = layer.cell.bias.numpy(), layer.units
+    spans = keras.random.uniform((units,), 1.0, max(longest, 2), dtype="float32")
+    forget = np.log(keras.ops.convert_to_numpy(spans))
+    bias[:units], bias[units : 2 * units] = -forget, forget  # the gates are input, forget, ...
+    layer.cell.bias.assign(bias)
 
 
 def _head(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:

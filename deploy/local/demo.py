@@ -27,13 +27,13 @@ from local.demo_scene import Scene, create_topics, delete_topics, open_scene
 from local.demo_score import Score, score
 from local.demo_serve import Stream, serve
 from local.demo_story import DemoError, Story
-from local.demo_summary import Summary, show, summarise
+from local.demo_summary import Run, Summary, show, summarise
 from local.services import ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 QUICK = Path("deploy/local/demo")  # holds the small bundle and its events
 PARTITIONS = 4
-STREAMING_S = 20  # of the full demo: event time passes so much faster
+STREAMING_S = 16  # of the full demo: event time passes so much faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,14 @@ def _play(play: Play, scene: Scene, story: Story) -> Summary:
         events = sum(1 for _ in log)
     create_topics(scene, PARTITIONS)
     stream = Stream(play.log, events, play.pace, PARTITIONS)
-    killed_ms = serve(scene, stream, play.bundle, story)
+    served = serve(scene, stream, play.bundle, story)
     verified = _verify(scene, story)
     names = contract.load(play.bundle).manifest.outputs.names
-    scored = score(scene, play.label, names, PARTITIONS, killed_ms)
+    scored = score(scene, play.label, names, PARTITIONS)
     baselines = play.learned.baselines if play.learned is not None else {}
-    summary = summarise(verified, scored, baselines, scene.broker, story.elapsed_s)
-    _hand_over(play, scene, (summary, scored, killed_ms), story)
+    run = Run(served, scene.broker, story.elapsed_s)
+    summary = summarise(verified, scored, baselines, run)
+    _hand_over(play, scene, (summary, scored, served.killed_ms), story)
     return summary
 
 

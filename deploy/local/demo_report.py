@@ -74,8 +74,8 @@ def write_report(
         "stream of events, and its worker was killed half way.</p>"
         f"{_tiles(summary)}{''.join(sections)}"
         f"<p><small>Broker: {escape(summary.broker)}. The whole demo took {summary.seconds:.0f} s. "
-        f"Events/s: of the second worker, on the {summary.backlog:,} events that had waited."
-        "</small></p></main></body></html>\n"
+        f"Events/s: of the second worker on the {summary.waited:,} events that had waited, from "
+        "taking over until they were predicted and saved.</small></p></main></body></html>\n"
     )
 
 

@@ -1,8 +1,7 @@
 """What the streamed predictions are worth: read from the output topic, joined with the labels.
 
 Owns the join (a prediction's id names its event, the event on the input topic has the label), the
-accuracy, the confusion matrix and the rate at which a backlog was served. It asks the topics alone:
-no model is run here. Called by demo.py once everything is served.
+accuracy and the confusion matrix. It asks the topics alone: no model is run here. Called by demo.py once everything is served.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ class Score:
     confusion: NDArray[np.int64]  # (O,O) events by truth and prediction
     accuracy: float  # of all events; one without a prediction is wrong
     accuracy_majority: float  # of always the class that is most frequent among these very events
-    backlog: int  # events that waited while no worker served
-    backlog_per_s: float  # events/s while the second worker served them
 
 
 @dataclass(slots=True)
@@ -53,15 +50,12 @@ class _Row:
     key: str
     time_ms: int
     truth: int
-    sent_ms: int  # its record's timestamp
     predicted: int = NOTHING
     certain: float = 0.0
     emitted_ms: int = 0
 
 
-def score(
-    scene: Scene, label: str, names: tuple[str, ...], partitions: int, killed_ms: int
-) -> Score:
+def score(scene: Scene, label: str, names: tuple[str, ...], partitions: int) -> Score:
     """Read both topics and judge; `label` is the events' field with the truth."""
     rows: list[_Row] = []
     with KafkaLog(scene.brokers) as log:
@@ -79,21 +73,7 @@ def score(
         confusion,
         float((truth == predicted).mean()),
         float(np.bincount(truth).max() / len(truth)),
-        *_backlog(rows, killed_ms),
     )
-
-
-def _backlog(rows: list[_Row], killed_ms: int) -> tuple[int, float]:
-    """Return how many events had waited for the second worker, and its rate while serving them.
-
-    The rate is taken from its first write on, without the events of that write: the time before
-    it is the start of a program. 0.0 when there was one write only.
-    """
-    later = [row for row in rows if row.emitted_ms > killed_ms]
-    begin = min((row.emitted_ms for row in later), default=0)
-    waited = [row.emitted_ms for row in later if row.sent_ms <= begin]
-    served = sum(emitted > begin for emitted in waited)
-    return len(waited), 1000 * served / (max(waited) - begin) if served else 0.0
 
 
 def _partition(
@@ -104,9 +84,8 @@ def _partition(
     extent = log.extent(scene.events, partition)
     for message in log.read(scene.events, partition, extent.start, extent.end):
         event = orjson.loads(message.value() or b"")
-        sent_ms = message.timestamp()[1]
         key = (message.key() or b"").decode()
-        rows[message.offset() or 0] = _Row(key, event["time"], numbers[event[label]], sent_ms)
+        rows[message.offset() or 0] = _Row(key, event["time"], numbers[event[label]])
     extent = log.extent(scene.predictions, partition)
     for message in log.read(scene.predictions, partition, extent.start, extent.end):
         _note(message, rows, numbers)

@@ -21,6 +21,7 @@ from local.services import Child
 
 PATIENCE_S = 60.0  # without any progress: then something hangs
 LOOK_S = 0.1
+FINE_S = 0.005  # between two looks while the rate is measured
 TAILED = 6  # predictions shown of the second worker
 
 
@@ -32,6 +33,25 @@ class Stream:
     events: int  # in it
     pace: tuple[str, str]  # flag of keyfold-send and its value
     partitions: int  # of the topics
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What cannot be read from the topics afterwards."""
+
+    killed_ms: int  # when the first worker was killed, UTC epoch ms
+    waited: int  # events that no worker had saved when the second one took over
+    caught_up_s: float  # from then until all of them were served and saved
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What Valkey holds at one moment."""
+
+    partitions: int  # that a worker has taken at least once
+    events: int  # sum of the watermarks: events in the saved states
+    fences: int  # sum of the fence numbers: grows when a worker takes a partition
+    at_s: float  # the moment, of the monotonic clock
 
 
 class _Watch:
@@ -51,10 +71,10 @@ class _Watch:
         return self.predictions
 
 
-def serve(scene: Scene, stream: Stream, bundle: Path, story: Story) -> int:
+def serve(scene: Scene, stream: Stream, bundle: Path, story: Story) -> Served:
     """Serve the whole stream with two workers; kill the first one half way.
 
-    Returns when that was, UTC epoch ms. Every program has ended then, also after an error.
+    Every program has ended when this returns, also after an error.
     """
     scene.write_config(bundle)
     with ExitStack() as stack:
@@ -66,8 +86,8 @@ def serve(scene: Scene, stream: Stream, bundle: Path, story: Story) -> int:
         act.serve_half(first, sender)
         first.kill()
         killed_ms = time.time_ns() // 1_000_000
-        act.serve_rest(sender)
-    return killed_ms
+        waited, caught_up_s = act.serve_rest(sender)
+    return Served(killed_ms, waited, caught_up_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +111,8 @@ class _Act:
         )
         worker = self._start(command, "worker-1.log")
         alive = _Patience(worker)
-        while None in (marks := self._watermarks()):
-            alive.check(len(marks) - marks.count(None))
+        while (taken := self._saved().partitions) < self.stream.partitions:
+            alive.check(taken)
             time.sleep(LOOK_S)
         return worker
 
@@ -125,8 +145,11 @@ class _Act:
         while not reached():
             pass  # looking waits for what comes
 
-    def serve_rest(self, sender: Child) -> None:
-        """Let a second worker go on; return once it has saved everything and has ended."""
+    def serve_rest(self, sender: Child) -> tuple[int, float]:
+        """Let a second worker go on; return once it has saved everything and has ended.
+
+        Returns how many events had waited for it, and the seconds it took to save them all.
+        """
         scene, story = self.scene, self.story
         command = [keyfold("worker"), str(scene.config)]
         story.step(
@@ -137,7 +160,7 @@ class _Act:
         )
         tail = self._start([keyfold("tail"), str(scene.config), "-n", str(TAILED)], "tail.log")
         worker = self._start(command, "worker-2.log")
-        self._await_saved(worker, sender)
+        caught_up = self._await_saved(worker, sender)
         tail.wait(1.0)
         story.note("The second worker's first predictions (keyfold-tail): the steps go on.")
         story.quote(tail.log.read_text(encoding="utf-8").splitlines())
@@ -145,31 +168,44 @@ class _Act:
         worker.stop()
         if worker.exit_code != 0:
             raise failure(worker, f"ended with exit status {worker.exit_code} after SIGTERM")
+        return caught_up
 
-    def _await_saved(self, worker: Child, sender: Child) -> None:
-        """Return once every event is sent, and every partition's watermark is at its end."""
+    def _await_saved(self, worker: Child, sender: Child) -> tuple[int, float]:
+        """Return once every event is sent and saved; measure from the take-over to there."""
         alive = _Patience(worker)
-        total, saved = None, 0
+        total, taken = None, None
+        before = self._saved()
         with self.story.bar("saved", self.stream.events) as show:
-            while total is None or saved < total:
+            while True:
+                saved = self._saved()
+                if taken is None and saved.fences > before.fences:
+                    taken = saved
                 if total is None and sender.exit_code is not None:
                     await_child(sender, 0)
                     total = self._sent()
-                saved = sum(mark or 0 for mark in self._watermarks())
-                show(saved)
-                # Predictions are progress too: a save may be a moment away.
-                alive.check(saved + self.watch.look())
+                if total is not None and saved.events >= total:
+                    begin = taken or before
+                    return total - begin.events, saved.at_s - begin.at_s
+                show(saved.events)
+                alive.check(saved.events)
+                time.sleep(FINE_S)
+
+    def _saved(self) -> _Saved:
+        """Return what the partitions' hashes in Valkey say now."""
+        found = [self.states.read(self.scene.events, p) for p in range(self.stream.partitions)]
+        there = [stored for stored in found if stored is not None]
+        return _Saved(
+            len(there),
+            sum(stored.number("#W") for stored in there),
+            sum(stored.number("#E") for stored in there),
+            time.monotonic(),
+        )
 
     def _sent(self) -> int:
         """Return how many records the input topic holds: a sender's retry may have added some."""
         with KafkaLog(self.scene.brokers) as log:
             extents = [log.extent(self.scene.events, p) for p in range(self.stream.partitions)]
         return sum(extent.end for extent in extents)
-
-    def _watermarks(self) -> list[int | None]:
-        """Return up to where each partition's events are in the saved states."""
-        found = [self.states.read(self.scene.events, p) for p in range(self.stream.partitions)]
-        return [None if stored is None else stored.number("#W") for stored in found]
 
     def _start(self, command: list[str], log: str) -> Child:
         path = self.scene.folder / log

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from local.demo_score import Score
+from local.demo_serve import Served
 from local.demo_story import DemoError, Story
 
 GOOD, BAD = "green", "bold red"
@@ -37,8 +38,8 @@ class Summary:
     accuracy: float  # of the streamed predictions
     accuracy_majority: float  # of one constant answer
     accuracy_nonrecurrent: float | None  # of a net that sees one event; None: not trained here
-    backlog: int  # events that waited while no worker served
-    events_per_s: float  # of the second worker, while it served these
+    waited: int  # events that waited while no worker served
+    events_per_s: float  # of the second worker, from taking over until all these were saved
     broker: str  # which Kafka
     seconds: float  # of the whole demo
 
@@ -67,9 +68,16 @@ class Summary:
         return found
 
 
-def summarise(
-    verified: Path, score: Score, baselines: Mapping[str, float], broker: str, seconds: float
-) -> Summary:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the summary needs to know of how it went."""
+
+    served: Served  # the kill and what came after
+    broker: str  # which Kafka
+    seconds: float  # of the whole demo
+
+
+def summarise(verified: Path, score: Score, baselines: Mapping[str, float], run: Run) -> Summary:
     """Put keyfold-verify's file, the score and the baselines together."""
     try:
         found: dict[str, Any] = json.loads(verified.read_text(encoding="utf-8"))
@@ -88,10 +96,10 @@ def summarise(
         accuracy=score.accuracy,
         accuracy_majority=baselines.get("majority", score.accuracy_majority),
         accuracy_nonrecurrent=baselines.get("nonrecurrent"),
-        backlog=score.backlog,
-        events_per_s=round(score.backlog_per_s, 1),
-        broker=broker,
-        seconds=round(seconds, 1),
+        waited=run.served.waited,
+        events_per_s=round(run.served.waited / run.served.caught_up_s, 1),
+        broker=run.broker,
+        seconds=round(run.seconds, 1),
     )
 
 
@@ -134,7 +142,7 @@ def _rows(s: Summary, keys: int) -> list[tuple[str, str, str, str]]:
         (
             "events/s",
             f"{s.events_per_s:,.0f}",
-            f"on {s.backlog:,} that had waited",
+            f"on the {s.waited:,} that had waited, all saved",
             "",
         ),
         ("time", f"{s.seconds:.0f} s", f"broker: {s.broker}", ""),

@@ -67,7 +67,8 @@ def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     count, arguments.keys, FEATURES, seed=begin, skew=arguments.skew, begin=begin
                 )
             )
-        rates, ceilings, profile = [], [], {}
+        rates, ceilings = [], []
+        profile: dict[str, float] = {}
         for run in range(arguments.runs):  # interleaved, so that both see the same weather
             ceilings.append(ceiling(bundle))
             serving.group = f"bench-group-{run}"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keyfold.export.errors import SpecError
 from keyfold.export.events import (
     MAX_TIME_MS,
+    Caused,
     Decoder,
     EventSpec,
     OutputSpec,
@@ -172,10 +173,12 @@ def test_empty_key_is_shown_as_empty_text() -> None:
 
 def test_prediction_of_a_regression_is_held_byte_for_byte() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("value",)), "0123abcd", "events")
-    caused = [
-        (41, key_fragment(b"engine 7"), 1_700_000_000_123, 1),
-        (1 << 40, key_fragment(b"\xff"), -5, 2),
-    ]
+    caused = Caused(
+        [41, 1 << 40],
+        [key_fragment(b"engine 7"), key_fragment(b"\xff")],
+        [1_700_000_000_123, -5],
+        [1, 2],
+    )
     assert encoder.encode(3, caused, np.array([[0.1], [-2.5e-7]], np.float32)) == [
         b'{"id":"events:3:41:0","about":"events:3:41","key":"engine 7","time":1700000000123,'
         b'"output":{"value":0.1},"steps":1,"cold":true,"bundle":"0123abcd"}',
@@ -186,9 +189,8 @@ def test_prediction_of_a_regression_is_held_byte_for_byte() -> None:
 
 def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
     encoder = PredictionEncoder(OutputSpec("classification", ("calm", 'o"dd %')), "b", "t")
-    payload = encoder.encode(
-        0, [(0, key_fragment(b""), 0, 1)], np.array([[0.25, 0.75]], np.float32)
-    )
+    caused = Caused([0], [key_fragment(b"")], [0], [1])
+    payload = encoder.encode(0, caused, np.array([[0.25, 0.75]], np.float32))
     assert payload == [
         b'{"id":"t:0:0:0","about":"t:0:0","key":"","time":0,'
         rb'"output":{"label":"o\"dd %","probabilities":[0.25,0.75]},'
@@ -198,7 +200,8 @@ def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
 
 def test_outputs_with_percent_signs_in_names_and_keys_stay_as_they_are() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("%d", "100 %")), "b", "t")
-    (payload,) = encoder.encode(0, [(0, key_fragment(b"%s %%"), 0, 1)], np.ones((1, 2), np.float32))
+    caused = Caused([0], [key_fragment(b"%s %%")], [0], [1])
+    (payload,) = encoder.encode(0, caused, np.ones((1, 2), np.float32))
     assert json.loads(payload)["output"] == {"%d": 1.0, "100 %": 1.0}
     assert json.loads(payload)["key"] == "%s %%"
 

@@ -119,7 +119,7 @@ class Serving:
                 "queue.buffering.max.messages": 1_000_000,
             }
         )
-        where = {} if partition is None else {"partition": partition}
+        where: dict[str, Any] = {} if partition is None else {"partition": partition}
         for key, value in records:
             producer.produce(topic, value, key, **where)
             producer.poll(0)
@@ -176,7 +176,7 @@ class Serving:
     def watermarks(self) -> dict[int, int]:
         """Return each partition's W, 0 where there is none."""
         return {
-            number: int(self.redis.hget(self.hash_name(number), "#W") or 0)  # type: ignore[arg-type]
+            number: int(self.redis.hget(self.hash_name(number), "#W") or 0)
             for number in range(self.partitions)
         }
 

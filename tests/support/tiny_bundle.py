@@ -51,7 +51,7 @@ def make_tiny_bundle(
 
 def tiny_graph(features: int, hidden: int, outputs: int, kind: str, seed: int) -> bytes:
     """Return the step graph: x (B,T,F), lengths (B,), h and c (B,H) -> y (B,T,O), h_out, c_out."""
-    draw = np.random.default_rng(seed)
+    weights = _weights(features, hidden, outputs, seed)
     nodes = [
         helper.make_node("Transpose", ["x"], ["x_t"], perm=[1, 0, 2]),
         helper.make_node("Unsqueeze", ["h", "zero"], ["h_in"]),
@@ -72,15 +72,6 @@ def tiny_graph(features: int, hidden: int, outputs: int, kind: str, seed: int) -
     nodes.append(helper.make_node("Add", ["dense", "offset"], [last]))
     if kind == "classification":
         nodes.append(helper.make_node("Softmax", ["logits"], ["y"], axis=-1))
-    weights: dict[str, NDArray[Any]] = {
-        "W": draw.normal(0, 0.8, (1, 4 * hidden, features)).astype(np.float32),
-        "R": draw.normal(0, 0.5, (1, 4 * hidden, hidden)).astype(np.float32),
-        "bias": draw.normal(0, 0.2, (1, 8 * hidden)).astype(np.float32),
-        "kernel": draw.normal(0, 1.5, (hidden, outputs)).astype(np.float32),
-        "offset": draw.normal(0, 0.5, outputs).astype(np.float32),
-        "zero": np.array([0], np.int64),
-        "one": np.array([1], np.int64),
-    }
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -100,6 +91,19 @@ def tiny_graph(features: int, hidden: int, outputs: int, kind: str, seed: int) -
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _weights(features: int, hidden: int, outputs: int, seed: int) -> dict[str, NDArray[Any]]:
+    draw = np.random.default_rng(seed)
+    return {
+        "W": draw.normal(0, 0.8, (1, 4 * hidden, features)).astype(np.float32),
+        "R": draw.normal(0, 0.5, (1, 4 * hidden, hidden)).astype(np.float32),
+        "bias": draw.normal(0, 0.2, (1, 8 * hidden)).astype(np.float32),
+        "kernel": draw.normal(0, 1.5, (hidden, outputs)).astype(np.float32),
+        "offset": draw.normal(0, 0.5, outputs).astype(np.float32),
+        "zero": np.array([0], np.int64),
+        "one": np.array([1], np.int64),
+    }
 
 
 def _value(name: str, *dims: str | int) -> Any:

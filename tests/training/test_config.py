@@ -60,6 +60,7 @@ def test_an_unknown_setting_fails_by_name(tmp_path: Path) -> None:
         (("[split]", '[kafka]\nbrokers = "b:1"\n[split]'), r"kafka\.topic"),
         (("[split]", "[model]\nunits = []\n[split]"), r"model\.units"),
         (("[split]", "[model]\ndropout = 1.0\n[split]"), r"model\.dropout"),
+        (("[split]", '[model]\ncell = "gru"\nmemory = 9\n[split]'), r"model\.memory"),
         (("[split]", "[fit]\nwindow = 0\n[split]"), r"fit\.window"),
         (("[split]", "[fit]\naverage = 1.0\n[split]"), r"fit\.average"),
     ],

@@ -68,6 +68,17 @@ def test_steps_with_carried_state_equal_one_long_run(cell: Any) -> None:
     np.testing.assert_allclose(whole.sum(axis=-1), 1, atol=1e-6)
 
 
+def test_units_remember_for_as_long_as_asked() -> None:
+    keras.utils.set_random_seed(3)
+    network = build(Model(units=(200,), memory=100), SCALING, VALUE)
+    bias = network.whole.get_layer("recurrent0").cell.bias.numpy()
+    forget = 1 / (1 + np.exp(-bias[200:400]))
+    spans = 1 / (1 - forget)  # events until a cell has lost 1/e of what it held
+    assert 1.9 < spans.min() < 10
+    assert 90 < spans.max() < 102
+    np.testing.assert_allclose(bias[:200], -bias[200:400])
+
+
 def test_two_networks_from_one_seed_are_equal() -> None:
     weights = []
     for _ in range(2):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
@@ -385,7 +385,7 @@ def test_verify_finds_a_planted_conflict_loss_and_wrong_state(serving: Serving) 
     field = b":" + victim.key()
     state = serving.redis.hget(name, field)
     assert isinstance(state, bytes)
-    serving.redis.hset(name, field, state[:-1] + bytes([state[-1] ^ 1]))  # type: ignore[arg-type]
+    serving.redis.hset(name, field, state[:-1] + bytes([state[-1] ^ 1]))
     report = serving.verify().to_json()
     assert (report["conflicts"], report["wrong_states"], report["lost"]) == (1, 1, 0), report
     lost = serving.send_past_the_worker(make_events(1, 1, seed=5), victim.partition())

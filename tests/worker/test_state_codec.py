@@ -1,0 +1,135 @@
+"""The stored form of a key's state, held by golden bytes: what is in Redis today must stay readable.
+
+The literal below was written by hand from the layout in the module's docstring (struct, crc32), not
+by the codec. Needs nothing but numpy.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_bundle import make_tiny_bundle
+
+from keyfold.export.bundle import Manifest, StateSpec
+from keyfold.worker.state_codec import StateCodec, StateCorrupt, States
+
+KEY = b"engine 7"
+GOLDEN = (
+    "01" "b554e36a" "0300000000000000" "2900000000000000" "7b8ce5cf8b010000"
+    "0000803f000000c00000003f" "f9ffffffffffffff"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    tiny = make_tiny_bundle(tmp_path_factory.mktemp("bundle")).manifest
+    states = (StateSpec("h", "h_out", (3,)), StateSpec("n", "n_out", (1, 1), "int64"))
+    return replace(tiny, states=states)
+
+
+@pytest.fixture(scope="module")
+def codec(manifest: Manifest) -> StateCodec:
+    return StateCodec(manifest)
+
+
+def one() -> States:
+    return States(
+        np.array([3], np.uint64),
+        np.array([41], np.int64),
+        np.array([1_700_000_009_339], np.int64),
+        {"h": np.array([[1.0, -2.0, 0.5]], np.float32), "n": np.array([[[-7]]], np.int64)},
+    )
+
+
+def test_stored_state_is_held_byte_for_byte(codec: StateCodec) -> None:
+    assert codec.pack([KEY], one()) == [bytes.fromhex(GOLDEN)]
+    assert codec.bytes_per_state == len(GOLDEN) // 2
+
+
+def test_golden_bytes_are_what_the_layout_says() -> None:
+    body = struct.pack("<Qqq3fq", 3, 41, 1_700_000_009_339, 1.0, -2.0, 0.5, -7)
+    value = struct.pack("<BI", 1, crc32(KEY + body)) + body
+    assert value == bytes.fromhex(GOLDEN)
+
+
+def test_golden_bytes_read_back(codec: StateCodec) -> None:
+    states = codec.unpack([KEY], [bytes.fromhex(GOLDEN)], 42)
+    wanted = one()
+    assert (states.steps, states.offsets, states.times_ms) == (3, 41, 1_700_000_009_339)
+    for name, tensor in wanted.tensors.items():
+        np.testing.assert_array_equal(states.tensors[name], tensor)
+        assert states.tensors[name].dtype == tensor.dtype
+        states.tensors[name][:] = 0  # writable, a copy
+
+
+def test_no_states_are_no_values(codec: StateCodec) -> None:
+    empty = codec.unpack([], [], 0)
+    assert len(empty.steps) == 0
+    assert codec.pack([], empty) == []
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_any_states_read_back_as_they_were(codec: StateCodec, data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.binary(max_size=6), unique=True, max_size=5))
+    count = len(keys)
+    random = np.random.default_rng(data.draw(st.integers(0, 999)))
+    limits = np.iinfo(np.int64)
+    states = States(
+        random.integers(0, 2**64 - 1, count, np.uint64, endpoint=True),
+        random.integers(-1, 10**12, count),
+        random.integers(limits.min, limits.max, count),
+        {
+            "h": random.normal(0, 1e20, (count, 3)).astype(np.float32),
+            "n": random.integers(limits.min, limits.max, (count, 1, 1)),
+        },
+    )
+    back = codec.unpack(keys, codec.pack(keys, states), 10**12)
+    np.testing.assert_array_equal(back.steps, states.steps)
+    np.testing.assert_array_equal(back.offsets, states.offsets)
+    np.testing.assert_array_equal(back.times_ms, states.times_ms)
+    for name in ("h", "n"):
+        np.testing.assert_array_equal(back.tensors[name], states.tensors[name])
+
+
+@pytest.mark.parametrize("bit", range(0, len(GOLDEN) * 4, 5))
+def test_any_flipped_bit_is_found_out(codec: StateCodec, bit: int) -> None:
+    damaged = bytearray(bytes.fromhex(GOLDEN))
+    damaged[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(StateCorrupt, match="expected version 1 and checksum"):
+        codec.unpack([KEY], [bytes(damaged)], 42)
+
+
+def test_state_of_another_key_is_found_out(codec: StateCodec) -> None:
+    with pytest.raises(StateCorrupt, match="checksum"):
+        codec.unpack([b"engine 8"], [bytes.fromhex(GOLDEN)], 42)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_state_of_another_size_is_found_out(codec: StateCodec, cut: int) -> None:
+    with pytest.raises(StateCorrupt, match=f"expected {len(GOLDEN) // 2} bytes, got {cut}"):
+        codec.unpack([KEY], [bytes.fromhex(GOLDEN)[:cut]], 42)
+
+
+def test_state_ahead_of_the_watermark_is_found_out(codec: StateCodec) -> None:
+    with pytest.raises(StateCorrupt, match="expected events below watermark 41, got offset 41"):
+        codec.unpack([KEY], [bytes.fromhex(GOLDEN)], 41)
+
+
+def test_message_of_a_damaged_state_shows_no_content(codec: StateCodec) -> None:
+    with pytest.raises(StateCorrupt) as caught:
+        codec.unpack([KEY], [b"hunter2"], 42)
+    assert "hunter2" not in str(caught.value)
+    assert "engine" not in str(caught.value)
+
+
+def test_layout_of_a_real_bundle_has_no_padding(tmp_path: Path) -> None:
+    tiny = make_tiny_bundle(tmp_path, hidden=3)
+    assert StateCodec(tiny.manifest).bytes_per_state == 1 + 4 + 8 + 8 + 8 + tiny.manifest.state_bytes
