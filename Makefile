@@ -31,7 +31,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit integration check format bench up down lock clean
+.PHONY: help demo demo-quick test unit integration check format bench cmapss up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's format
 bench: $(VENV)/installed-dev ## measure events per second on a real Kafka
 	@$(BIN)/python deploy/local/prepare_kafka.py
 	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/run.py $(ARGS)
+
+cmapss: $(VENV)/installed-dev ## train and stream C-MAPSS FD001: make cmapss DATA=FOLDER
+	@$(BIN)/python deploy/local/prepare_kafka.py
+	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/cmapss.py "$(DATA)" $(ARGS)
 
 up: ## run Kafka, Valkey and a worker in containers
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker and its compose plugin"; \

@@ -27,7 +27,7 @@ from keyfold.worker.pipeline import Pipeline
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
-from keyfold.worker.surroundings import Settings, Surroundings
+from keyfold.worker.surroundings import Settings, Surroundings, retrying
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,12 @@ class App(faust.App):
         consumer = self._consumer
         return list(consumer.owners.values()) if consumer is not None else []
 
+    async def check_redis(self) -> None:
+        """Wait for Redis and say what in its settings can lose states. Raises RedisRefuses."""
+        problems = await retrying("Redis", self.store.policy_problems, lambda: self.failure is None)
+        for problem in problems or ():
+            log.warning("%s", problem)
+
     def fail(self, error: BaseException) -> None:
         """Stop the whole worker: fail-stop, nothing unsaved counts."""
         if self.failure is not None:
@@ -127,13 +133,12 @@ def create_app(config: Config) -> App:
 
     @app.task
     async def pipeline(app: App) -> None:
-        for problem in await app.store.policy_problems():
-            log.warning("%s", problem)
         log.info(
             "bundle %s: golden sequences differ by at most %.2g",
             app.model.bundle.id, app.model.golden_difference,
         )  # fmt: skip
         try:
+            await app.check_redis()
             await app.pipeline.run(app.owners, worker.max_events, worker.max_resident_keys)
         except Exception as error:
             log.exception("pipeline")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from keyfold.export.errors import Crash
 from keyfold.worker.config import read_config
+from keyfold.worker.errors import SetUpError
 
 EX_USAGE = 2
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         status = EX_CRASH
     if app.failure is not None:
         print(f"keyfold-worker: {app.failure}", file=sys.stderr)
-        return EX_USAGE if isinstance(app.failure, Crash) and not app.metrics.events else EX_CRASH
+        return EX_USAGE if isinstance(app.failure, SetUpError) else EX_CRASH
     return EX_CRASH if app.crashed else status
 
 

@@ -233,6 +233,10 @@ class Consumer(driver.Consumer):
         except asyncio.CancelledError:
             if not self.app.should_stop:
                 raise
+        except Exception as error:
+            # The seam: Faust would restart the fetcher, or leave it dead, and look alive.
+            self.app.fail(error)
+            raise
 
     async def _seek_as_requested(self) -> None:
         seeks, self._seeks = self._seeks, {}

@@ -62,6 +62,7 @@ class Owner:
         """Begin with ACQUIRE."""
         self.partition.acquire()
         self._task = asyncio.create_task(self._run(), name=f"owner {self.partition}")
+        self._task.add_done_callback(self._ended)
 
     def offer(self, records: Sequence[Record]) -> None:
         """Take fetched records of this partition."""
@@ -178,12 +179,14 @@ class Owner:
                 tries = 0
             except (RedisError, KafkaError, OSError) as error:
                 if isinstance(error, KafkaError) and phase is not Phase.ACQUIRE:
-                    self._shared.crash(error)  # outputs that are not acked: fail-stop, then replay
-                    return
+                    raise  # outputs that are not acked: fail-stop, then replay
                 tries = await wait_to_retry(f"{self}: {phase.value}", error, tries)
-            except (Crash, RuntimeError) as error:
-                self._shared.crash(error)
-                return
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Whatever ended the task with an error ends the worker: nothing may be half done."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._shared.crash(error)
 
     async def _wait(self, timeout_s: float | None = None) -> bool:
         """Wait until something changed; False when the time ran out first."""

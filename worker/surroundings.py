@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from keyfold.worker.emit import Emitter
+from keyfold.worker.errors import RedisRefuses
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.partition import GroupOffset
 from keyfold.worker.slots import Slots
@@ -77,11 +78,16 @@ class Surroundings:
 async def retrying(
     doing: str, call: Callable[[], Awaitable[T]], still: Callable[[], bool]
 ) -> T | None:
-    """Call Redis until it answers, while `still` holds; None when it does no more."""
+    """Call Redis until it answers, while `still` holds; None when it does no more.
+
+    Raises RedisRefuses when trying again cannot help.
+    """
     tries = 0
     while still():
         try:
             return await call()
+        except (AuthenticationError, NoPermissionError) as error:
+            raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
         except (RedisError, OSError) as error:
             tries = await wait_to_retry(doing, error, tries)
     return None

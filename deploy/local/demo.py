@@ -22,8 +22,8 @@ from keyfold.export import bundle as contract
 from keyfold.export.errors import Crash
 from local.demo_learn import Learned, learn
 from local.demo_programs import keyfold, require, run_shown
-from local.demo_report import write_report
-from local.demo_scene import Scene, create_topics, delete_topics, open_scene
+from local.demo_report import Page, write_report
+from local.demo_scene import Scene, open_scene
 from local.demo_score import Score, score
 from local.demo_serve import Stream, serve
 from local.demo_story import DemoError, Story
@@ -32,7 +32,6 @@ from local.services import ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 QUICK = Path("deploy/local/demo")  # holds the small bundle and its events
-PARTITIONS = 4
 STREAMING_S = 16  # of the full demo: event time passes so much faster
 
 
@@ -40,7 +39,8 @@ STREAMING_S = 16  # of the full demo: event time passes so much faster
 class Play:
     """What is served, and what it is compared with."""
 
-    title: str  # for the report
+    title: str  # of the report
+    about: str  # what the events are, for the report
     bundle: Path  # folder
     log: Path  # of events
     label: str  # the events' field that holds the truth
@@ -51,11 +51,13 @@ class Play:
 def main(argv: list[str] | None = None) -> int:
     """Run a demo and return the exit status."""
     arguments = _parser().parse_args(argv)
-    os.chdir(ROOT)  # so that every command shown can be typed there
+    folder = Path(arguments.out or ROOT / "out" / ("demo-quick" if arguments.quick else "demo"))
+    # Every command shown can be typed there; paths in settings are short and mean something.
+    folder = _from_root(folder.resolve())
+    os.chdir(ROOT)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     story = Story()
-    folder = Path("out/demo-quick" if arguments.quick else "out/demo")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in ("summary.json", "verify.json", "report.html"):
@@ -77,14 +79,15 @@ def _run(folder: Path, arguments: argparse.Namespace, story: Story) -> int:
     with open_scene(folder, arguments.brokers, story) as scene:
         play = _quick() if arguments.quick else _full(folder, story)
         summary = _play(play, scene, story)
-        if arguments.brokers is not None:
-            delete_topics(scene)
     return 1 if summary.problems() else 0
 
 
 def _quick() -> Play:
     return Play(
         title="Water tanks: is the level rising, steady or falling?",
+        about="Made-up readings of twelve tanks, one number each. A single reading says nothing "
+        "about where the level is going: only the readings before it do, and of these the model "
+        "has nothing but its hidden state.",
         bundle=QUICK / "bundle",
         log=QUICK / "events.jsonl",
         label="trend",
@@ -97,6 +100,10 @@ def _full(folder: Path, story: Story) -> Play:
     learned = learn(folder, story)
     return Play(
         title="Smartwatch: which exercise is it?",
+        about="Accelerations and turning rates of two people's left and right wrists, 50 readings "
+        "a second, during seven shoulder exercises: pendulum (PEN), abduction (ABD), forward "
+        "elevation (FEL), internal and external rotation (IR, ER), trapezius extension (TRAP) and "
+        "upright row (ROW). At every reading an LSTM says which one it is. Data: seglearn.",
         bundle=learned.bundle,
         log=learned.held_out,
         label="exercise",
@@ -108,12 +115,11 @@ def _full(folder: Path, story: Story) -> Play:
 def _play(play: Play, scene: Scene, story: Story) -> Summary:
     with play.log.open("rb") as log:
         events = sum(1 for _ in log)
-    create_topics(scene, PARTITIONS)
-    stream = Stream(play.log, events, play.pace, PARTITIONS)
+    stream = Stream(play.log, events, play.pace)
     served = serve(scene, stream, play.bundle, story)
     verified = _verify(scene, story)
     names = contract.load(play.bundle).manifest.outputs.names
-    scored = score(scene, play.label, names, PARTITIONS)
+    scored = score(scene, play.label, names)
     baselines = play.learned.baselines if play.learned is not None else {}
     run = Run(served, scene.broker, story.elapsed_s)
     summary = summarise(verified, scored, baselines, run)
@@ -142,9 +148,14 @@ def _hand_over(play: Play, scene: Scene, results: tuple[Summary, Score, int], st
     files = scene.folder / "summary.json", scene.folder / "report.html"
     summary.write(files[0])
     history = play.learned.history if play.learned is not None else None
-    files[1].write_text(write_report(play.title, summary, scored, history, killed_ms), "utf-8")
+    page = Page(play.title, play.about, history, killed_ms)
+    files[1].write_text(write_report(page, summary, scored), encoding="utf-8")
     show(summary, len(scored.traces), story)
     story.console.print(f"Report: {files[1]}   Numbers: {files[0]}")
+
+
+def _from_root(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -162,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         "--brokers", metavar="HOST:PORT,...",
         help="use your own Kafka instead of the embedded broker; the demo's topics there are "
         "removed at the end",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="of logs and results (default: out/demo, or out/demo-quick)",
     )  # fmt: skip
     return parser
 

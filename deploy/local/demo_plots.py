@@ -88,7 +88,7 @@ def bars(values: Mapping[str, float]) -> str:
 
 def losses(train: Sequence[float], validation: Sequence[float], best_pass: int) -> str:
     """Draw the loss by pass over the training sequences, from 1 on."""
-    left, top, wide, high = 44, 12, 340, 180
+    left, top, wide, high = 44, 12, 780, 180
     highest = max(*train, *validation) * 1.05
     count = max(len(train), 2)
 

@@ -7,6 +7,7 @@ and the score. Called by demo.py at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -21,7 +22,8 @@ body { margin: 0; background: #f6f8fa; color: #24292f;
 main { max-width: 928px; margin: 0 auto; padding: 28px 16px 48px }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 6px }
 h2 { font-size: 18px; margin: 0 0 4px }
-p { margin: 0 0 12px; max-width: 74ch }
+p { margin: 0 0 12px; max-width: 86ch }
+section p:last-child { margin-bottom: 0 }
 .lead { color: #57606a; margin-bottom: 20px }
 section { background: #fff; border: 1px solid #d8dee4; border-radius: 10px;
           padding: 20px 24px; margin: 0 0 18px }
@@ -44,14 +46,18 @@ small { color: #57606a }
 """
 
 
-def write_report(
-    title: str,
-    summary: Summary,
-    score: Score,
-    history: Mapping[str, Any] | None,
-    killed_ms: int,
-) -> str:
-    """Return the page. `history` holds the losses by pass; None: the model was not trained here."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the report is about."""
+
+    title: str  # heading
+    about: str  # what the events are
+    history: Mapping[str, Any] | None  # losses by pass; None: the model was not trained here
+    killed_ms: int  # when the first worker was killed, UTC epoch ms
+
+
+def write_report(page: Page, summary: Summary, score: Score) -> str:
+    """Return the whole page."""
     sections = [
         _verdict(summary),
         _section(
@@ -60,18 +66,18 @@ def write_report(
             "made at that very event below. At the line the worker was killed. The second one "
             "went on from the hidden states saved in Valkey: a model that had lost its memory "
             "would show a break here.",
-            legend(score.names) + timeline(score.traces, killed_ms),
+            legend(score.names) + timeline(score.traces, page.killed_ms),
         ),
         '<div class="pair">' + _accuracy(summary) + _confusion(score) + "</div>",
     ]
-    if history is not None:
-        sections.append(_training(history))
+    if page.history is not None:
+        sections.append(_training(page.history))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>keyfold demo</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="lead">A keyfold demo: a recurrent model served a keyed '
-        "stream of events, and its worker was killed half way.</p>"
+        f'<h1>{escape(page.title)}</h1><p class="lead">{escape(page.about)} '
+        "Half way through the stream the worker that served the model was killed.</p>"
         f"{_tiles(summary)}{''.join(sections)}"
         f"<p><small>Broker: {escape(summary.broker)}. The whole demo took {summary.seconds:.0f} s. "
         f"Events/s: of the second worker on the {summary.waited:,} events that had waited, from "

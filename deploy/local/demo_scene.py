@@ -20,6 +20,9 @@ from keyfold.worker.sender import create_topic
 from local.demo_story import Story
 from local.services import EmbeddedKafka, Valkey
 
+PARTITIONS = 4
+DELETE_S = 10.0  # longest wait for topics to go
+
 SETTINGS = """\
 # Written by the demo; `keyfold-worker init` explains every setting.
 [kafka]
@@ -53,6 +56,7 @@ class Scene:
     predictions: str  # output topic
     rejects: str  # dead-letter topic
     group: str  # consumer group
+    partitions: int = PARTITIONS  # of events and of predictions
 
     @property
     def config(self) -> Path:
@@ -86,22 +90,26 @@ def open_scene(folder: Path, brokers: str | None, story: Story) -> Iterator[Scen
             prefix = f"keyfold-demo-{time.strftime('%Y%m%d-%H%M%S')}-"
         valkey = stack.enter_context(Valkey())
         story.note(f"Kafka {address}   Valkey {valkey.address}")
-        yield Scene(
+        scene = Scene(
             folder, address, broker, valkey.url, f"{prefix}events", f"{prefix}predictions",
             f"{prefix}rejects", f"{prefix}demo",
         )  # fmt: skip
+        if brokers is not None:
+            stack.callback(_delete_topics, scene)
+        _create_topics(scene)
+        yield scene
 
 
-def create_topics(scene: Scene, partitions: int) -> None:
+def _create_topics(scene: Scene) -> None:
     """Create the three topics; predictions need as many partitions as events."""
-    create_topic(scene.brokers, scene.events, partitions)
-    create_topic(scene.brokers, scene.predictions, partitions)
+    create_topic(scene.brokers, scene.events, PARTITIONS)
+    create_topic(scene.brokers, scene.predictions, PARTITIONS)
     create_topic(scene.brokers, scene.rejects, 1)
 
 
-def delete_topics(scene: Scene) -> None:
+def _delete_topics(scene: Scene) -> None:
     """Remove the topics from a person's own Kafka."""
     admin = AdminClient({"bootstrap.servers": scene.brokers, "log_level": 2})
     for done in admin.delete_topics([scene.events, scene.predictions, scene.rejects]).values():
-        with suppress(KafkaException):  # left behind: nothing depends on it
-            done.result(10)
+        with suppress(KafkaException, TimeoutError):  # left behind: nothing depends on it
+            done.result(DELETE_S)

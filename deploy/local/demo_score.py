@@ -1,7 +1,8 @@
 """What the streamed predictions are worth: read from the output topic, joined with the labels.
 
 Owns the join (a prediction's id names its event, the event on the input topic has the label), the
-accuracy and the confusion matrix. It asks the topics alone: no model is run here. Called by demo.py once everything is served.
+accuracy and the confusion matrix. It asks the topics alone: no model is run here. Called by demo.py
+once everything is served.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class _Row:
     emitted_ms: int = 0
 
 
-def score(scene: Scene, label: str, names: tuple[str, ...], partitions: int) -> Score:
+def score(scene: Scene, label: str, names: tuple[str, ...]) -> Score:
     """Read both topics and judge; `label` is the events' field with the truth."""
     rows: list[_Row] = []
     with KafkaLog(scene.brokers) as log:
-        for partition in range(partitions):
+        for partition in range(scene.partitions):
             rows += _partition(log, scene, partition, label, names)
     traces = tuple(_trace(key, rows) for key in sorted({row.key for row in rows}))
     truth = np.concatenate([trace.truth for trace in traces])

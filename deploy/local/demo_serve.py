@@ -32,7 +32,6 @@ class Stream:
     log: Path  # event log
     events: int  # in it
     pace: tuple[str, str]  # flag of keyfold-send and its value
-    partitions: int  # of the topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class _Act:
         )
         worker = self._start(command, "worker-1.log")
         alive = _Patience(worker)
-        while (taken := self._saved().partitions) < self.stream.partitions:
+        while (taken := self._saved().partitions) < self.scene.partitions:
             alive.check(taken)
             time.sleep(LOOK_S)
         return worker
@@ -192,7 +191,7 @@ class _Act:
 
     def _saved(self) -> _Saved:
         """Return what the partitions' hashes in Valkey say now."""
-        found = [self.states.read(self.scene.events, p) for p in range(self.stream.partitions)]
+        found = [self.states.read(self.scene.events, p) for p in range(self.scene.partitions)]
         there = [stored for stored in found if stored is not None]
         return _Saved(
             len(there),
@@ -204,7 +203,7 @@ class _Act:
     def _sent(self) -> int:
         """Return how many records the input topic holds: a sender's retry may have added some."""
         with KafkaLog(self.scene.brokers) as log:
-            extents = [log.extent(self.scene.events, p) for p in range(self.stream.partitions)]
+            extents = [log.extent(self.scene.events, p) for p in range(self.scene.partitions)]
         return sum(extent.end for extent in extents)
 
     def _start(self, command: list[str], log: str) -> Child:
