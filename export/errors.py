@@ -8,11 +8,11 @@ and loses nothing. A message says what, where, expected, got; it never quotes a 
 from __future__ import annotations
 
 
-class Reject(Exception):  # noqa: N818 - named by its fate, not "RejectError"
+class Reject(Exception):
     """This record cannot become an event or a prediction; the stream goes on without it."""
 
 
-class Crash(Exception):  # noqa: N818 - named by its fate
+class Crash(Exception):
     """The program cannot go on and exits non-zero; nothing is lost, a restart resumes."""
 
 

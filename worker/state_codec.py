@@ -24,7 +24,7 @@ STATE_VERSION = 1
 _BODY = 5  # first byte after version and checksum
 
 
-class StateCorrupt(Exception):  # noqa: N818 - becomes the partition's HALT, never escapes
+class StateCorrupt(Exception):
     """A stored state is not what was written for this key."""
 
 
