@@ -404,3 +404,18 @@ def test_health_says_which_partition_halted(serving: Serving) -> None:
         serving.wait_until(lambda: serving.get(port, "/health")[0] == 503, "health", [worker])
         halted = serving.get(port, "/health")[1]["halted"]
         assert "the state is gone from Redis" in next(iter(halted.values()))
+
+
+def test_a_worker_frozen_beyond_its_session_stops_when_it_wakes(serving: Serving) -> None:
+    events = make_events(40_000, 200)
+    serving.send(events[:20_000])
+    frozen = serving.worker(worker__max_events=100)
+    serving.wait_until(lambda: sum(serving.watermarks().values()) > 2000, "a save", [frozen])
+    frozen.signal(signal.SIGSTOP)
+    with serving.running() as successor:
+        serving.send(events[20_000:])
+        serving.wait_saved([successor])
+        frozen.signal(signal.SIGCONT)
+        assert frozen.wait(30) == 70, frozen.log_tail()
+    assert "another worker owns it" in frozen.log.read_text()
+    serving.verify_clean(len(events))
