@@ -31,6 +31,9 @@ ID_LENGTH = 16  # hex digits of SHA-256
 MAX_STATE_BYTES = 64 * 1024  # of one key; a larger one makes every save slow
 TOLERANCE = 1e-5  # times max(1, RMS of the golden output): float32 noise across CPU kinds
 
+# numpy's name of a state tensor's element type -> ONNX's
+DTYPES = {"float32": "float", "float64": "double", "int32": "int32", "int64": "int64"}
+
 Tensors = Mapping[str, NDArray[Any]]  # state input name -> (B, *dims)
 # (x (B,T,F), lengths (B,), states) -> (y (B,T,O), new states under their input names)
 StepFunction = Callable[
@@ -68,12 +71,12 @@ class Manifest:
     tolerance: float = TOLERANCE  # of golden sequences and offline comparisons
     golden_sha256: str = ""  # of golden.npz
     provenance: Mapping[str, Any] = field(default_factory=dict)  # who, when, from what
+    stated_id: str = ""  # as the manifest file has it (a later minor version may hash more)
 
     @property
     def id(self) -> str:
         """The bundle's id: SHA-256 over the canonical JSON of the semantic part."""
-        text = json.dumps(self._semantic(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+        return self.stated_id or _hash(self._semantic())
 
     @property
     def state_bytes(self) -> int:
@@ -135,11 +138,13 @@ class Manifest:
                 tolerance=data["tolerance"],
                 golden_sha256=data["golden"]["sha256"],
                 provenance=data["provenance"],
+                stated_id=data["id"],
             )
         except KeyError as error:
             raise BundleError(f"manifest: expected member {error}, got none") from error
         except (TypeError, AttributeError, SpecError) as error:
             raise BundleError(f"manifest: {error}") from error
+        _check_numbers(manifest)
         _check_states(manifest)
         return manifest
 
@@ -198,6 +203,7 @@ def save(folder: Path, manifest: Manifest, graph: bytes, golden: Golden) -> Path
         np.savez_compressed(temporary / GOLDEN, x=golden.x, lengths=golden.lengths, y=golden.y)
         manifest = replace(
             manifest,
+            stated_id="",
             step_sha256=_sha256(temporary / STEP),
             golden_sha256=_sha256(temporary / GOLDEN),
         )
@@ -235,10 +241,11 @@ def load(path: Path) -> Bundle:
         got = _sha256(path / name)
         if got != expected:
             raise BundleError(f"{path / name}: expected SHA-256 {expected}, got {got}")
-    if manifest.id != data.get("id"):
+    content = {name: data[name] for name in data if name not in ("id", "golden", "provenance")}
+    if _hash(content) != manifest.id:
         raise BundleError(
-            f"{path / MANIFEST}: expected id {manifest.id} (the hash of the content), "
-            f"got {data.get('id')}"
+            f"{path / MANIFEST}: expected id {_hash(content)} (the hash of the content), "
+            f"got {manifest.id}"
         )
     return Bundle(path, manifest, _load_golden(path / GOLDEN, manifest))
 
@@ -291,7 +298,7 @@ def check_signature(
         "y": ("tensor(float)", (None, None, targets))
     }
     for state in manifest.states:
-        kind = {"float32": "tensor(float)"}.get(state.dtype, f"tensor({state.dtype})")
+        kind = f"tensor({DTYPES[state.dtype]})"
         expected_in[state.input] = (kind, (None, *state.dims))
         expected_out[state.output] = (kind, (None, *state.dims))
     for what, expected, got in (("input", expected_in, inputs), ("output", expected_out, outputs)):
@@ -327,7 +334,23 @@ def _check_version(data: Mapping[str, Any]) -> None:
         )
 
 
+def _check_numbers(manifest: Manifest) -> None:
+    for name in ("min_rows", "max_steps"):
+        value = getattr(manifest, name)
+        if not isinstance(value, int) or value < 1:
+            raise BundleError(f"manifest: step.{name}: expected at least 1, got {value!r}")
+    tolerance = manifest.tolerance
+    if not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
+        raise BundleError(f"manifest: tolerance: expected at least 0, got {tolerance!r}")
+
+
 def _check_states(manifest: Manifest) -> None:
+    for state in manifest.states:
+        if state.dtype not in DTYPES:
+            raise BundleError(
+                f"manifest: state {state.input!r}: expected dtype {', '.join(DTYPES)}, "
+                f"got {state.dtype!r}"
+            )
     names = [state.input for state in manifest.states] + [s.output for s in manifest.states]
     if len(set(names)) != len(names) or {"x", "lengths", "y"} & set(names):
         raise BundleError(f"manifest: states: expected distinct names, got {names}")
@@ -349,6 +372,11 @@ def _load_golden(path: Path, manifest: Manifest) -> Golden:
     if features != len(manifest.features.fields) or golden.y.shape != want:
         raise BundleError(f"{path}: expected y of shape {want}, got {golden.y.shape}")
     return golden
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
 def _sha256(path: Path) -> str:

@@ -79,14 +79,21 @@ def export(run: Path, out: Path) -> Path:
     run = run.resolve()
     spec, metrics = _read(run / SPEC), _read(run / METRICS)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and its start-up notice
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the reference is the CPU's arithmetic
-    from keyfold.export.convert import convert, load_model, reference
-    from keyfold.export.verify import Scaling, check_bundle, verify
+    from keyfold.export.convert import convert, in_float64, load_model, reference
+    from keyfold.export.verify import Model, check_bundle, verify
 
     model = load_model(run / MODEL)
     converted = convert(model)
-    scaling = Scaling(tuple(spec["scaling"]["mean"]), tuple(spec["scaling"]["deviation"]))
-    proof = verify(converted.onnx, converted.states, reference(model), scaling)
+    scaling = spec["scaling"]
+    truth = Model(
+        reference(model),
+        reference(in_float64(model)),
+        tuple(scaling["mean"]),
+        tuple(scaling["deviation"]),
+    )
+    proof = verify(converted.onnx, converted.states, truth)
     manifest = Manifest(
         events=EventSpec.from_json(spec["events"]),
         features=FeatureSpec.from_json(spec["features"]),
@@ -94,6 +101,7 @@ def export(run: Path, out: Path) -> Path:
         states=converted.states,
         step_sha256="",  # save fills it in
         min_rows=proof.min_rows,
+        tolerance=proof.tolerance,
         provenance=_provenance(run, metrics, proof),
     )
     path = _write(out, manifest, converted.onnx, proof.golden, check_bundle)
@@ -133,6 +141,7 @@ def _provenance(run: Path, metrics: Mapping[str, Any], proof: Proof) -> dict[str
             "reference": "Keras, whole sequences",
             "largest_difference": proof.largest_difference,
             "allowed": proof.allowed,
+            "float32_noise": proof.noise,
             "carried_steps": proof.steps,
             "bit_identical_in_every_grouping": proof.identical,
         },

@@ -141,9 +141,20 @@ def load_model(file: Path) -> Any:
         raise ConvertError(f"{file}: expected a Keras model: {error}") from error
 
 
-def reference(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def reference(model: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return the model as a function of whole sequences, x (B,T,F) -> y (B,T,O)."""
-    return lambda x: np.asarray(model(x, training=False), np.float32)
+    return lambda x: np.asarray(model(x, training=False))
+
+
+def in_float64(model: Any) -> Any:
+    """Return a copy of a model that computes in float64: what its float32 would be if exact."""
+
+    def widen(layer: Any) -> Any:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
+
+    copy = keras.models.clone_model(model, clone_function=widen)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def check_operators(graph: Any) -> None:

@@ -126,17 +126,18 @@ class Decoder:
         A null value is a reject here: whoever gives tombstones a meaning takes them out before.
         """
         rows, rejects = self._rows(values)
-        table = np.array(rows, np.float64).reshape(len(values), -1)
+        table = np.array(rows, np.float64).reshape(len(values), len(self._row.__struct_fields__))
         columns = table[:, self._columns]
         width = len(self._features.fields)
         x, unusable = encode(self._features, columns[:, :width])
         rejects = {**unusable, **rejects}
         if self._has_time:
-            times = columns[:, width] * self._time_scale
-            late = ~(np.abs(times) <= MAX_TIME_MS)
+            times = columns[:, width]
+            late = ~(np.abs(times) <= MAX_TIME_MS / self._time_scale)
+            times = np.where(late, 0.0, times) * self._time_scale
             for row in np.flatnonzero(late):
                 rejects.setdefault(int(row), "the event time is out of range")
-            times_ms = np.rint(np.where(late, 0.0, times)).astype(np.int64)
+            times_ms = np.rint(times).astype(np.int64)
         else:
             times_ms = np.asarray(timestamps_ms, np.int64)
         return Decoded(x, times_ms, rejects)
@@ -148,7 +149,7 @@ class Decoder:
         try:
             # The usual case, without a try per record: every record decodes.
             return [astuple(decode(value)) for value in values], {}  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
             pass
         blank = (0.0,) * len(self._row.__struct_fields__)
         rows: list[tuple[float, ...]] = []
@@ -170,6 +171,8 @@ class Decoder:
             raise Reject(f"the event does not match the feature spec: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Reject(f"the record's value is not valid JSON: {error}") from error
+        except RecursionError as error:
+            raise Reject("the record's value is nested too deeply") from error
 
 
 def key_fragment(key: bytes) -> bytes:

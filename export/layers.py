@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="keyfold")
 class Standardize(keras.layers.Layer):  # type: ignore[misc] # keras has no types
     """Subtract each feature's mean and divide by its deviation: (..., F) -> (..., F).
 
-    The mean is subtracted first, as one number: x * scale + offset would cancel badly in float32
-    where the mean is large against the deviation.
+    The mean is subtracted first: x * scale + offset would cancel badly in float32 where the mean is
+    large against the deviation. Both are rounded to float32 here, once, so that the layer is the
+    same function in any arithmetic.
     """
 
     def __init__(self, mean: Sequence[float], deviation: Sequence[float], **settings: Any) -> None:
@@ -31,9 +33,11 @@ class Standardize(keras.layers.Layer):  # type: ignore[misc] # keras has no type
 
     def call(self, x: Any) -> Any:
         """Scale x."""
-        mean = keras.ops.convert_to_tensor(self.mean, x.dtype)
-        scale = keras.ops.convert_to_tensor([1.0 / d for d in self.deviation], x.dtype)
-        return (x - mean) * scale
+        mean = np.array(self.mean, np.float32)
+        scale = np.float32(1) / np.array(self.deviation, np.float32)
+        return (x - keras.ops.convert_to_tensor(mean.tolist(), x.dtype)) * (
+            keras.ops.convert_to_tensor(scale.tolist(), x.dtype)
+        )
 
     def compute_output_shape(self, shape: Any) -> Any:
         """Return the shape unchanged."""

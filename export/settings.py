@@ -94,7 +94,8 @@ def _split(flags: Iterable[str]) -> list[tuple[str, str, str, str]]:
         path, equals, value = flag.partition("=")
         section, dot, name = path.partition(".")
         if not (equals and dot and name):
-            raise SettingsError(f"--set {flag}: expected section.name=value")
+            # Without what follows the equals sign: it may be a secret.
+            raise SettingsError(f"--set {path}{equals}...: expected section.name=value")
         found.append((section, name, value, f"--set {path}"))
     return found
 
@@ -102,8 +103,10 @@ def _split(flags: Iterable[str]) -> list[tuple[str, str, str, str]]:
 def _build(kind: type[T], values: Mapping[str, Mapping[str, Any]], where: str) -> T:
     sections = get_type_hints(kind)
     for unknown in values.keys() - sections.keys():
+        given = next(iter(values[unknown].values()), None)
+        source = given.source if isinstance(given, _Text) else where
         raise SettingsError(
-            f"{where}: unknown section [{unknown}]; expected one of {', '.join(sections)}"
+            f"{source}: unknown section [{unknown}]; expected one of {', '.join(sections)}"
         )
     return kind(**{name: _section(s, name, values, where) for name, s in sections.items()})
 
@@ -183,4 +186,6 @@ def _scalar(value: Any, hint: Any, name: str, source: str) -> Any:
 
 def _show(value: Any) -> str:
     # Never the text itself: it may be a secret.
-    return "text" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
+    if isinstance(value, bool | int | float):
+        return f"{type(value).__name__} {value!r}"
+    return "text" if isinstance(value, str) else type(value).__name__

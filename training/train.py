@@ -37,6 +37,8 @@ def train(config: Config, name: str, runs: Path, console: Console) -> Path:
     parts = split(log.sequences, config.split)
     chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
     for part_name, part in chosen.items():
+        if not part.events:
+            continue
         console.print(f"{part_name:>10}: {part.events:,} events of {len(part.keys):,} keys")
 
     keras.utils.set_random_seed(config.fit.seed)
@@ -65,8 +67,8 @@ def train(config: Config, name: str, runs: Path, console: Console) -> Path:
     console.print(
         f"kept pass {history.best_pass} of {len(history.train_loss)}; {seconds:.0f} s in all"
     )
-    console.print(f"run: {folder}  (also {folder.parent / run.LATEST})")
-    console.print(f"next: keyfold-export {folder}")
+    console.print(f"run: {folder}  (also {folder.parent / run.LATEST})", soft_wrap=True)
+    console.print(f"next: keyfold-export {folder}", soft_wrap=True)
     return folder
 
 
@@ -84,7 +86,7 @@ def evaluate(folder: Path, files: tuple[str, ...], console: Console) -> Metrics:
 def _show_log(log: EventLog, console: Console) -> None:
     console.print(f"  read: {log.records:,} records, {log.rejected:,} rejects")
     for reject in log.rejects:
-        console.print(f"    {reject}", highlight=False, markup=False)
+        console.print(f"    {reject}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_metrics(metrics: dict[str, Metrics], console: Console) -> None:
@@ -93,7 +95,7 @@ def show_metrics(metrics: dict[str, Metrics], console: Console) -> None:
         shown = ", ".join(
             f"{metric} {value:.4g}" for metric, value in values.items() if metric != "events"
         )
-        console.print(f"{name:>10}: {shown}", highlight=False)
+        console.print(f"{name:>10}: {shown}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

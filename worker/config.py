@@ -7,13 +7,18 @@ commands of this package; everything else is handed the values it needs.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from redis.asyncio.connection import parse_url
+
 from keyfold.export import settings
 from keyfold.export.settings import SettingsError
+
+_HOST = re.compile(r"(rediss?://([^/@]*@)?[^/@]+(/\d*)?(\?.*)?|unix://.+)$")
 
 __all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 
@@ -32,6 +37,11 @@ class Kafka:
     request_timeout_s: float = 30.0  # of one request to a broker
 
     def __post_init__(self) -> None:
+        for name in ("brokers", "input", "output", "group"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: expected a name, got none")
+        for name in ("session_timeout_s", "request_timeout_s"):
+            _expect_positive(name, getattr(self, name))
         if self.output == self.input:
             raise ValueError("output: expected another topic than kafka.input")
         if not self.dead_letter:
@@ -48,6 +58,17 @@ class Redis:
 
     url: str = "redis://127.0.0.1:6379/0"  # redis://[user:password@]host:port/db
     timeout_s: float = 5.0  # of one command, before it is tried again
+
+    def __post_init__(self) -> None:
+        _expect_positive("timeout_s", self.timeout_s)
+        try:
+            parse_url(self.url)
+            good = True
+        except ValueError:
+            good = False
+        # Never shown: it may hold a password.
+        if not good or not _HOST.match(self.url):
+            raise ValueError("url: expected redis://[user:password@]host[:port][/db]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +91,13 @@ class Worker:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("save_every_ms", "drain_s", "metrics_every_s", "web_port"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+def _expect_positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected a positive number of seconds, got {value}")
 
 
 @dataclass(frozen=True, slots=True)

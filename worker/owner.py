@@ -29,7 +29,12 @@ from keyfold.worker.partition import (
 )
 from keyfold.worker.saver import Saver
 from keyfold.worker.slots import Rows
-from keyfold.worker.surroundings import Surroundings, wait_to_retry
+from keyfold.worker.surroundings import (
+    Surroundings,
+    raise_if_refused,
+    retrying,
+    wait_to_retry,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ class Owner:
         self.open = False  # the position is ours: fetched records may be offered
         self._changed = asyncio.Event()  # something happened: look at the phase again
         self._log_end = 0
+        self._count = 0  # partitions of the topic when the fence was taken
         self._hinted = 0  # W as Kafka was last told
         self._halted_for = ""  # the HALT that was last logged
         self._task: asyncio.Task[None] | None = None
@@ -144,10 +150,10 @@ class Owner:
         self._saver.applied(records, rows, outputs)
         self._changed.set()
 
-    def judge_held(self, held: Held) -> bool:
-        """Judge what Redis holds; False: the partition has left RUN."""
+    def judge_held(self, held: Held, since: int) -> bool:
+        """Judge what Redis held at some instant since W was `since`; False: RUN is over."""
         try:
-            good = self.partition.judge_held(held, self._saver.in_flight)
+            good = self.partition.judge_held(held, since)
         except Crash as error:
             self._shared.crash(error)
             return False
@@ -171,16 +177,8 @@ class Owner:
             Phase.DRAIN: self._finish,
             Phase.HALT: self._stay_halted,
         }
-        tries = 0
         while self.partition.phase is not Phase.UNASSIGNED:
-            phase = self.partition.phase
-            try:
-                await turns[phase]()
-                tries = 0
-            except (RedisError, KafkaError, OSError) as error:
-                if isinstance(error, KafkaError) and phase is not Phase.ACQUIRE:
-                    raise  # outputs that are not acked: fail-stop, then replay
-                tries = await wait_to_retry(f"{self}: {phase.value}", error, tries)
+            await turns[self.partition.phase]()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Whatever ended the task with an error ends the worker: nothing may be half done."""
@@ -198,6 +196,17 @@ class Owner:
         return True
 
     async def _acquire(self) -> None:
+        """ACQUIRE, trying again until Kafka and Redis have answered."""
+        tries = 0
+        while self.partition.phase is Phase.ACQUIRE:
+            try:
+                await self._acquire_once()
+                return
+            except (RedisError, KafkaError, OSError) as error:
+                raise_if_refused(error)
+                tries = await wait_to_retry(f"{self}: acquire", error, tries)
+
+    async def _acquire_once(self) -> None:
         self.open = False
         self._forget()
         self._changed.clear()
@@ -210,9 +219,7 @@ class Owner:
         offset = partition.acquired(reply, start)
         if offset is None:
             return
-        if self._halted_for:
-            log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
-            self._halted_for = ""
+        self._hinted = partition.saved
         log.info("%s: acquired at watermark %d, log %d to %d", self, partition.saved, start, end)
         self._note_unverified()
         shared.log.request_seek(self, offset)
@@ -220,7 +227,8 @@ class Owner:
     async def _take_fence(self, log_start: int, log_end: int) -> Acquired | Refused:
         partition, shared, settings = self.partition, self._shared, self._shared.settings
         topic, number = partition.topic, partition.number
-        refused = await shared.store.check_partition_count(topic, await self._check_topics())
+        self._count = await self._check_topics()
+        refused = await shared.store.check_partition_count(topic, self._count)
         if refused is not None:
             return refused
         reply = await shared.store.acquire(topic, number, settings.nonce, settings.bundle, None)
@@ -254,14 +262,28 @@ class Owner:
         return counts[topic]
 
     async def _turn_or_audit(self) -> None:
-        partition = self.partition
-        if partition.applied > partition.saved:
+        if self._halted_for:
+            log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
+            self._halted_for = ""
+        if self.partition.applied > self.partition.saved:
             await self._saver.turn(self._wait)
         elif not await self._wait(AUDIT_S):
-            # A rollback of Redis, or another owner, must be seen under an idle partition too.
-            held = await self._shared.store.hold(partition.topic, partition.number)
-            if partition.phase is Phase.RUN and partition.applied == partition.saved:
-                partition.judge_held(held)
+            await self._audit()
+
+    async def _audit(self) -> None:
+        """See under an idle partition: a rollback of Redis, another owner, a topic that grew."""
+        partition, shared = self.partition, self._shared
+        since = partition.saved
+        held = await retrying(
+            f"{self}: audit",
+            lambda: shared.store.hold(partition.topic, partition.number),
+            lambda: partition.phase is Phase.RUN,
+        )
+        if held is None or not partition.judge_held(held, since):
+            return
+        counts = await shared.log.partition_counts((partition.topic,))
+        if counts[partition.topic] != self._count and partition.phase is Phase.RUN:
+            partition.acquire()  # which judges it
 
     async def _rewind(self) -> None:
         log.error(

@@ -197,6 +197,8 @@ class Partition:
 
     def out_of_range(self, offset: int, log_start: int) -> None:
         """Judge a fetch at `offset` that the broker refused."""
+        if self.phase not in (Phase.SEEK, Phase.RUN):
+            return  # it has left that position meanwhile
         if offset < log_start:
             self.acquire()  # retention overtook the position: ACQUIRE will judge it
         else:
@@ -267,14 +269,14 @@ class Partition:
             else:
                 self._rewind()
 
-    def judge_held(self, held: Held, in_flight: SavePlan | None = None) -> bool:
-        """Judge what Redis holds while loading or idle: True when it is what it should be.
+    def judge_held(self, held: Held, since: int) -> bool:
+        """Judge what Redis held at some instant since W was `since`: True when nothing was lost.
 
-        A save in flight may or may not have been applied. Raises NotOwner.
+        Only this owner moves W: a later watermark is one that it has set itself. Raises NotOwner.
         """
         if not self._mine(held):
             return False
-        if held.watermark in (self.saved, in_flight.w1 if in_flight else self.saved):
+        if held.watermark is not None and held.watermark >= since:
             return True
         self._rewind()
         return False
@@ -287,6 +289,7 @@ class Partition:
             self._rewind()  # only lost writes can remove the hash or take the fence back
             return False
         if (held.number, held.nonce, held.bundle) != (fence.number, fence.nonce, fence.bundle):
+            self.release()
             raise NotOwner(
                 f"{self}: expected owner {fence.number}/{fence.nonce} with bundle {fence.bundle}, "
                 f"got {held.number}/{held.nonce} with bundle {held.bundle}: another worker owns it"
@@ -294,7 +297,8 @@ class Partition:
         return True
 
     def _rewind(self) -> None:
-        self.phase = Phase.REWIND
+        # While draining the next owner may be there already: it will see the loss itself.
+        self.phase = Phase.REWIND if self.phase is Phase.RUN else Phase.UNASSIGNED
 
     # -- the ends --------------------------------------------------------------------------------
 

@@ -134,6 +134,7 @@ class Pipeline:
     async def _load(self, share: Share, keys: Sequence[bytes]) -> None:
         """Give keys their slots: with the state Redis has, or cold."""
         partition = share.owner.partition
+        since = partition.saved
         loaded = await retrying(
             f"{partition}: load",
             lambda: self._store.load(partition.topic, partition.number, keys),
@@ -141,10 +142,10 @@ class Pipeline:
         )
         if loaded is None or not share.valid:
             return
-        # The states are right only under the watermark that this partition has reached: had Redis
-        # lost writes, a state read now would miss events, and its prediction would contradict the
-        # one emitted before under the same id.
-        if not share.owner.judge_held(loaded.held):
+        # A save since then cannot have changed these states: their keys have no slot. But had Redis
+        # lost writes, they would miss events, and a prediction would contradict the one emitted
+        # before under the same id.
+        if not share.owner.judge_held(loaded.held, since):
             return
         warm = {k: v for k, v in zip(keys, loaded.values, strict=True) if v is not None}
         try:
@@ -176,7 +177,13 @@ class Pipeline:
             rejects.update(
                 {row: NULL_KEY for row, k in enumerate(share.keys, share.first) if k is None}
             )
-        slots[[row for row in rejects if share.rows.start <= row < share.rows.stop]] = -1
+        rejected = [row for row in rejects if share.rows.start <= row < share.rows.stop]
+        slots[rejected] = -1
+        without = np.count_nonzero(slots[share.rows] < 0) - len(rejected) - len(left)
+        if without:
+            raise RuntimeError(
+                f"{share.owner}: expected a slot for every event, got {without} less"
+            )
         return left
 
     def _place_around_tombstones(
@@ -193,7 +200,10 @@ class Pipeline:
             if record.value is None:
                 rejects.pop(row, None)
                 left.append(of[key])
-                self._slots.mark(share.number, np.array([self._slots.add(share.number, key)]))
+                cold = self._slots.add(share.number, key)
+                # Not to be evicted before the save has cleared the key's old state in Redis.
+                self._slots.offsets[cold] = record.offset
+                self._slots.mark(share.number, np.array([cold]))
             else:
                 slots[row] = of[key]
         return left

@@ -126,9 +126,11 @@ class Slots:
         excess = len(self) - most
         if excess <= 0:
             return 0
-        saved_below = np.full(max(watermarks, default=0) + 2, -1, np.int64)  # [-1]: free slots
+        # [-1]: free slots. A partition just revoked has no watermark: its slots are not touched.
+        saved_below = np.full(int(self._partitions.max(initial=0)) + 2, -1, np.int64)
         for partition, watermark in watermarks.items():
-            saved_below[partition] = watermark
+            if partition < len(saved_below) - 1:
+                saved_below[partition] = watermark
         idle = np.flatnonzero(
             ~self._changed
             & (self._used_at < self._clock)

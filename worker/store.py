@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from keyfold.worker.partition import Acquired, Fence, Fingerprint, Held, Refused, SavePlan
 
@@ -31,6 +31,7 @@ PIECE = 1000
 # A save blocks Redis while it runs: 100,000 states of 512 B take 150 ms.
 MAX_SAVE_BYTES = 8 << 20
 LOAD_PIECE = 4096  # keys of one HMGET
+MAX_CONNECTIONS = 32
 
 T = TypeVar("T")
 
@@ -105,10 +106,15 @@ class Store:
     @classmethod
     def connect(cls, url: str, timeout_s: float, group: str) -> Store:
         """Prepare a store; connections open on first use."""
-        redis = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, protocol=2
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=None,  # a command waits for a connection
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            protocol=2,
         )
-        return cls(redis, group)
+        return cls(Redis.from_pool(pool), group)
 
     async def close(self) -> None:
         """Close the connections."""

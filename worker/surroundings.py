@@ -86,11 +86,16 @@ async def retrying(
     while still():
         try:
             return await call()
-        except (AuthenticationError, NoPermissionError) as error:
-            raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
         except (RedisError, OSError) as error:
+            raise_if_refused(error)
             tries = await wait_to_retry(doing, error, tries)
     return None
+
+
+def raise_if_refused(error: Exception) -> None:
+    """Raise RedisRefuses for an error that trying again cannot mend."""
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
 
 
 async def wait_to_retry(doing: str, error: Exception, tries: int) -> int:

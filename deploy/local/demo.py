@@ -25,13 +25,14 @@ from local.demo_programs import keyfold, require, run_shown
 from local.demo_report import Page, write_report
 from local.demo_scene import Scene, open_scene
 from local.demo_score import Score, score
-from local.demo_serve import Stream, serve
+from local.demo_serve import FIRST_LOG, SECOND_LOG, Stream, serve
 from local.demo_story import DemoError, Story
 from local.demo_summary import Run, Summary, show, summarise
 from local.services import ServiceError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 QUICK = Path("deploy/local/demo")  # holds the small bundle and its events
+LOG_LINES = 10  # of each worker, shown when something was not as promised
 STREAMING_S = 16  # of the full demo: event time passes so much faster
 
 
@@ -151,6 +152,10 @@ def _hand_over(play: Play, scene: Scene, results: tuple[Summary, Score, int], st
     page = Page(play.title, play.about, history, killed_ms)
     files[1].write_text(write_report(page, summary, scored), encoding="utf-8")
     show(summary, len(scored.traces), story)
+    if summary.problems():
+        for log in (scene.folder / FIRST_LOG, scene.folder / SECOND_LOG):
+            story.note(f"End of {log}:")
+            story.quote(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
     story.console.print(f"Report: {files[1]}   Numbers: {files[0]}")
 
 

@@ -34,9 +34,9 @@ section { background: #fff; border: 1px solid #d8dee4; border-radius: 10px;
 .tile span { color: #57606a; font-size: 13px }
 .good b { color: #1a7f37 } .bad b { color: #cf222e }
 .verdict { border-left: 5px solid #1a7f37; } .verdict.wrong { border-left-color: #cf222e }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 18px }
+.pair { display: grid; gap: 18px; margin-bottom: 18px;
+        grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr)) }
 .pair section { margin: 0 }
-.pair { margin-bottom: 18px }
 .legend { margin: 0 0 10px } .class { margin-right: 16px; white-space: nowrap; font-size: 13px }
 .class i { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
            margin-right: 6px; vertical-align: -1px }

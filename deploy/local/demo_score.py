@@ -29,7 +29,6 @@ class Trace:
     times_ms: NDArray[np.int64]  # (N,) event times
     truth: NDArray[np.int64]  # (N,) class numbers
     predicted: NDArray[np.int64]  # (N,) class numbers, or NOTHING
-    certain: NDArray[np.float64]  # (N,) the predicted class's probability
     emitted_ms: NDArray[np.int64]  # (N,) when the first prediction was written, UTC epoch ms
 
 
@@ -52,7 +51,6 @@ class _Row:
     time_ms: int
     truth: int
     predicted: int = NOTHING
-    certain: float = 0.0
     emitted_ms: int = 0
 
 
@@ -94,13 +92,15 @@ def _partition(
 
 
 def _note(message: Message, rows: dict[int, _Row], numbers: dict[str, int]) -> None:
-    """Note the first prediction about an event; keyfold-verify judges the others."""
-    prediction: dict[str, Any] = orjson.loads(message.value() or b"")
-    offset = int(prediction["id"].split(":")[2])  # topic:partition:offset:index
-    row = rows[offset]
+    """Note the first prediction about an event; keyfold-verify judges whatever else is there."""
+    try:
+        prediction: Any = orjson.loads(message.value() or b"")
+        row = rows[int(prediction["id"].split(":")[2])]  # topic:partition:offset:index
+        predicted = numbers[prediction["output"]["label"]]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return  # no prediction
     if row.predicted == NOTHING:
-        row.predicted = numbers[prediction["output"]["label"]]
-        row.certain = max(prediction["output"]["probabilities"])
+        row.predicted = predicted
         row.emitted_ms = message.timestamp()[1]
 
 
@@ -111,6 +111,5 @@ def _trace(key: str, rows: list[_Row]) -> Trace:
         np.array([row.time_ms for row in mine], np.int64),
         np.array([row.truth for row in mine], np.int64),
         np.array([row.predicted for row in mine], np.int64),
-        np.array([row.certain for row in mine], np.float64),
         np.array([row.emitted_ms for row in mine], np.int64),
     )

@@ -22,6 +22,7 @@ from local.services import Child
 PATIENCE_S = 60.0  # without any progress: then something hangs
 LOOK_S = 0.1
 FINE_S = 0.005  # between two looks while the rate is measured
+FIRST_LOG, SECOND_LOG = "worker-1.log", "worker-2.log"
 TAILED = 6  # predictions shown of the second worker
 
 
@@ -105,10 +106,11 @@ class _Act:
         command = [keyfold("worker"), str(self.scene.config)]
         self.story.step(
             "Start a worker",
-            "A program of its own: each key's hidden state in memory, saved to Valkey.",
+            "A program of its own: each key's hidden state in memory, saved to Valkey. Its log: "
+            f"{self.scene.folder / FIRST_LOG}",
             command,
         )
-        worker = self._start(command, "worker-1.log")
+        worker = self._start(command, FIRST_LOG)
         alive = _Patience(worker)
         while (taken := self._saved().partitions) < self.scene.partitions:
             alive.check(taken)
@@ -158,7 +160,7 @@ class _Act:
             command,
         )
         tail = self._start([keyfold("tail"), str(scene.config), "-n", str(TAILED)], "tail.log")
-        worker = self._start(command, "worker-2.log")
+        worker = self._start(command, SECOND_LOG)
         caught_up = self._await_saved(worker, sender)
         tail.wait(1.0)
         story.note("The second worker's first predictions (keyfold-tail): the steps go on.")

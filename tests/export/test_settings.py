@@ -16,7 +16,7 @@ import pytest
 from keyfold.export import settings
 from keyfold.export.settings import SettingsError
 
-SECRET = "hunter2"  # noqa: S105 - what must not show up anywhere
+SECRET = "hunter2"
 
 
 @dataclass(frozen=True, slots=True)

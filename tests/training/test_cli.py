@@ -74,7 +74,7 @@ def test_a_run_folder_holds_what_export_and_a_reader_need(
     assert metrics["metrics"]["test"]["events"] == 23
     assert len(metrics["data"]["sha256"]) == 64
     assert (latest / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert f"next: keyfold-export {latest.resolve()}" in capsys.readouterr().out.replace("\n", "")
+    assert f"next: keyfold-export {latest.resolve()}" in capsys.readouterr().out
 
 
 def test_a_second_run_is_another_folder_and_becomes_the_latest(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from keyfold.export.events import OutputSpec
 from keyfold.worker.model import Model
 
 States = dict[str, NDArray[Any]]
+Signature = dict[str, tuple[str, list[Any]]]
 
 
 def resave(bundle: Bundle, folder: Path, graph: bytes | None = None, **changes: Any) -> Path:
@@ -63,7 +64,9 @@ def test_graph_that_is_no_graph_is_refused(tiny: Bundle, folder: Path) -> None:
 def test_state_that_the_graph_does_not_have_is_refused_by_name(tiny: Bundle, folder: Path) -> None:
     states = (*tiny.manifest.states, StateSpec("z", "z_out", (4,)))
     path = resave(tiny, folder, states=states)
-    with pytest.raises(BundleError, match=r"expected inputs \['c', 'h', 'lengths', 'x', 'z'\], got"):
+    with pytest.raises(
+        BundleError, match=r"expected inputs \['c', 'h', 'lengths', 'x', 'z'\], got"
+    ):
         Model.load(path)
 
 
@@ -84,18 +87,18 @@ def test_state_of_another_type_is_refused_by_name(tiny: Bundle, folder: Path) ->
 def test_float64_state_is_called_double_by_onnx_runtime(tiny: Bundle) -> None:
     h, c = tiny.manifest.states
     manifest = replace(tiny.manifest, states=(replace(h, dtype="float64"), c))
-    inputs = {
+    inputs: Signature = {
         "x": ("tensor(float)", ["B", "T", 2]),
         "lengths": ("tensor(int32)", ["B"]),
         "h": ("tensor(double)", ["B", 4]),
         "c": ("tensor(float)", ["B", 4]),
     }
-    outputs = {
+    outputs: Signature = {
         "y": ("tensor(float)", ["B", "T", 1]),
         "h_out": ("tensor(double)", ["B", 4]),
         "c_out": ("tensor(float)", ["B", 4]),
     }
-    contract.check_signature(replace(tiny, manifest=manifest), dict(inputs), dict(outputs))
+    contract.check_signature(replace(tiny, manifest=manifest), inputs, outputs)
 
 
 def test_other_number_of_outputs_is_refused(tiny: Bundle, folder: Path) -> None:
@@ -207,5 +210,7 @@ def test_outputs_of_many_classes_are_bit_identical_beside_any_others(tmp_path: P
     x, states = draw(model, 300, 1)
     want, _ = model.step(x, np.ones(300, np.int32), states)
     for rows in (1, 2, 3, 4, 7, 16, 100):
-        y, _ = model.step(x[:rows], np.ones(rows, np.int32), {n: v[:rows] for n, v in states.items()})
+        y, _ = model.step(
+            x[:rows], np.ones(rows, np.int32), {n: v[:rows] for n, v in states.items()}
+        )
         np.testing.assert_array_equal(y, want[:rows])

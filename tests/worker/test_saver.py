@@ -1,0 +1,261 @@
+"""The turn "emit, acks, save": nothing is saved before it is acked, nothing acked is forgotten.
+
+Runs the worker's real parts against a real Valkey; the producer only remembers, so that a test can
+hold acks back and let sends fail. What the phases do around it is in test_owner.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaTimeoutError
+from memory_log import MemoryLog, Worker, event, running
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from tiny_bundle import make_tiny_bundle
+
+from keyfold.worker.model import Model
+from keyfold.worker.saver import MAX_UNSAVED_MICRO_BATCHES
+from keyfold.worker.store import Store
+from local.services import Valkey
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture
+def log(unique_name: Callable[[str], str]) -> MemoryLog:
+    topic = unique_name("in")
+    return MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+async def watermark(worker: Worker) -> int | None:
+    return (await worker.store.hold(worker.log.topic, 0)).watermark
+
+
+def test_nothing_is_saved_before_its_outputs_are_acked(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, valkey.url, 0) as worker:
+            worker.emitter.gate.clear()
+            await worker.until(lambda: worker.emitter.sending == 1)
+            partition = worker.owners[0].partition
+            assert (partition.saved, partition.acked, partition.applied) == (0, 0, 1)
+            assert await watermark(worker) == 0
+            worker.emitter.gate.set()
+            await worker.until_saved(1)
+            assert await watermark(worker) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KafkaTimeoutError(),
+        TimeoutError("metadata"),  # an OSError
+        ConnectionResetError("socket"),
+        ValueError("producer"),
+        RuntimeError("producer"),
+    ],
+)
+def test_outputs_that_were_not_acked_stop_the_worker_and_nothing_is_saved(
+    model: Model, log: MemoryLog, valkey: Valkey, error: Exception
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, valkey.url) as worker:
+            worker.emitter.failures.append(error)
+            worker.assign(0)
+            partition = worker.owners[0].partition
+            await worker.until(lambda: worker.crashes or partition.saved)
+            assert worker.crashes == [error]
+            assert await watermark(worker) == 0
+
+    run(main())
+
+
+def test_worker_after_a_failed_send_emits_everything_again(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"), event(1, b"z"))
+        async with running(model, log, valkey.url) as first:
+            first.emitter.failures.append(KafkaTimeoutError())
+            first.assign(0)
+            await first.until(lambda: first.crashes)
+        async with running(model, log, valkey.url, 0, nonce="second") as second:
+            await second.until_saved(2)
+            assert second.emitter.steps(b"k") == second.emitter.steps(b"z") == [1]
+
+    run(main())
+
+
+class LossyStore(Store):
+    """Loses the replies of some saves: before they reach Redis, or after."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lose: list[str] = []
+        self.sent = 0
+
+    async def save(self, *args: Any) -> Any:
+        self.sent += 1
+        how = self.lose.pop(0) if self.lose else ""
+        if how == "request":
+            raise RedisTimeoutError("no reply")
+        held = await super().save(*args)
+        if how == "reply":
+            raise RedisTimeoutError("no reply")
+        return held
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+def test_save_without_a_reply_is_sent_again_and_counts_once(
+    model: Model, log: MemoryLog, valkey: Valkey, lost: str
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, valkey.url, store_class=LossyStore) as worker:
+            assert isinstance(worker.store, LossyStore)
+            worker.store.lose = [lost]
+            worker.assign(0)
+            await worker.until_saved(1)
+            log.append(event(1, b"k"))
+            await worker.until_saved(2)
+            assert worker.store.sent == 3
+            assert worker.metrics.rewinds == 0
+            assert worker.emitter.steps(b"k") == [1, 2]
+            assert worker.metrics.saves == 2
+
+    run(main())
+
+
+def test_worker_waits_for_a_redis_that_is_away_and_goes_on(
+    model: Model, log: MemoryLog, own_valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, own_valkey.url, 0) as worker:
+            await worker.until_saved(1)
+            await asyncio.to_thread(own_valkey.stop)
+            log.append(event(1, b"k"))
+            partition = worker.owners[0].partition
+            await worker.until(lambda: partition.acked == 2)
+            assert partition.saved == 1
+            await asyncio.to_thread(own_valkey.start)
+            await worker.until_saved(2)
+            assert worker.emitter.steps(b"k") == [1, 2]
+            assert worker.crashes == []
+
+    run(main())
+
+
+# -- how far the pipeline may run ahead ------------------------------------------------------------
+
+
+def test_pipeline_runs_a_few_micro_batches_ahead_of_the_acks_and_no_further(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*(event(i, b"k") for i in range(100)))
+        async with running(model, log, valkey.url, max_events=10) as worker:
+            worker.emitter.gate.clear()
+            owner = worker.assign(0)
+            # What one turn is emitting, and as much again behind it.
+            most = 10 * 2 * MAX_UNSAVED_MICRO_BATCHES
+            await worker.until(lambda: worker.emitter.sending == 1 and not owner.room())
+            assert 10 * MAX_UNSAVED_MICRO_BATCHES < owner.partition.applied <= most
+            assert len(owner.waiting) == 100 - owner.partition.applied
+            worker.emitter.gate.set()
+            await worker.until_saved(100)
+            assert worker.emitter.steps(b"k") == list(range(1, 101))
+
+    run(main())
+
+
+@pytest.mark.parametrize("save_every_s", [0.0, 0.02])
+def test_largest_states_allowed_leave_room_to_go_on(
+    tmp_path: Path, log: MemoryLog, valkey: Valkey, save_every_s: float
+) -> None:
+    async def main() -> None:
+        model = Model(make_tiny_bundle(tmp_path, hidden=2048))  # 16 KiB a key
+        log.append(*(event(i, b"k%d" % i) for i in range(1200)))
+        async with running(model, log, valkey.url, save_every_s=save_every_s) as worker:
+            owner = worker.assign(0)
+            most = owner._saver._most_events
+            assert 500 < most < 520
+            await worker.until_saved(1200)
+            assert len(worker.emitter.sent) == 1200
+            assert worker.metrics.saves >= 3  # no save above 8 MB
+
+    run(main())
+
+
+def test_save_is_never_larger_than_redis_should_bear(
+    model: Model, log: MemoryLog, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyfold.worker.saver.MAX_SAVE_BYTES", 700)  # 11 states
+
+    async def main() -> None:
+        log.append(*(event(i, b"k%d" % i) for i in range(60)))
+        async with running(model, log, valkey.url, save_every_s=60.0) as worker:
+            worker.assign(0)
+            most = worker.owners[0]._saver._most_events
+            assert 5 < most < 15
+            # Half full is enough for a save: it never waits for an event that cannot be applied.
+            await worker.until(lambda: worker.owners[0].partition.saved > 60 - most)
+            assert worker.metrics.saved_states / worker.metrics.saves <= most
+
+    run(main())
+
+
+# -- write-behind ----------------------------------------------------------------------------------
+
+
+def test_write_behind_emits_at_once_and_saves_several_micro_batches_together(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, valkey.url, 0, save_every_s=600.0) as worker:
+            partition = worker.owners[0].partition
+            worker.owners[0]._saver._last_save_s = asyncio.get_running_loop().time()
+            for number in range(6):
+                await worker.until(lambda n=number: partition.acked == n + 1)  # type: ignore[misc]
+                log.append(event(number + 1, b"k"))
+            await worker.until(lambda: partition.acked == 7)
+            saved_before = worker.metrics.saves
+            assert saved_before <= 1
+            owner = worker.owners[0]
+            await worker.revoke(0)
+            assert owner.partition.saved == 7
+            assert worker.metrics.saves == saved_before + 1
+            assert worker.emitter.steps(b"k") == list(range(1, 8))
+
+    run(main())
+
+
+def test_write_behind_saves_when_its_time_has_come_without_further_events(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(event(0, b"k"))
+        async with running(model, log, valkey.url, 0, save_every_s=0.05) as worker:
+            await worker.until_saved(1)
+            log.append(event(1, b"k"))
+            await worker.until_saved(2)
+            assert await watermark(worker) == 2
+
+    run(main())
