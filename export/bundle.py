@@ -71,12 +71,11 @@ class Manifest:
     tolerance: float = TOLERANCE  # of golden sequences and offline comparisons
     golden_sha256: str = ""  # of golden.npz
     provenance: Mapping[str, Any] = field(default_factory=dict)  # who, when, from what
-    stated_id: str = ""  # as the manifest file has it (a later minor version may hash more)
 
     @property
     def id(self) -> str:
         """The bundle's id: SHA-256 over the canonical JSON of the semantic part."""
-        return self.stated_id or _hash(self._semantic())
+        return _hash(self._semantic())
 
     @property
     def state_bytes(self) -> int:
@@ -138,7 +137,6 @@ class Manifest:
                 tolerance=data["tolerance"],
                 golden_sha256=data["golden"]["sha256"],
                 provenance=data["provenance"],
-                stated_id=data["id"],
             )
         except KeyError as error:
             raise BundleError(f"manifest: expected member {error}, got none") from error
@@ -170,11 +168,7 @@ class Bundle:
     path: Path  # the folder
     manifest: Manifest  # the promises
     golden: Golden  # the proof
-
-    @property
-    def id(self) -> str:
-        """The bundle's id, as it stands in predictions and in Redis."""
-        return self.manifest.id
+    id: str  # as it stands in predictions and in Redis; a later minor version may hash more
 
     @property
     def step_path(self) -> Path:
@@ -203,7 +197,6 @@ def save(folder: Path, manifest: Manifest, graph: bytes, golden: Golden) -> Path
         np.savez_compressed(temporary / GOLDEN, x=golden.x, lengths=golden.lengths, y=golden.y)
         manifest = replace(
             manifest,
-            stated_id="",
             step_sha256=_sha256(temporary / STEP),
             golden_sha256=_sha256(temporary / GOLDEN),
         )
@@ -242,12 +235,12 @@ def load(path: Path) -> Bundle:
         if got != expected:
             raise BundleError(f"{path / name}: expected SHA-256 {expected}, got {got}")
     content = {name: data[name] for name in data if name not in ("id", "golden", "provenance")}
-    if _hash(content) != manifest.id:
+    if _hash(content) != data.get("id"):
         raise BundleError(
             f"{path / MANIFEST}: expected id {_hash(content)} (the hash of the content), "
-            f"got {manifest.id}"
+            f"got {data.get('id')}"
         )
-    return Bundle(path, manifest, _load_golden(path / GOLDEN, manifest))
+    return Bundle(path, manifest, _load_golden(path / GOLDEN, manifest), data["id"])
 
 
 def check_golden(bundle: Bundle, step: StepFunction) -> float:

@@ -7,18 +7,14 @@ commands of this package; everything else is handed the values it needs.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-
-from redis.asyncio.connection import parse_url
+from urllib.parse import urlsplit
 
 from keyfold.export import settings
 from keyfold.export.settings import SettingsError
-
-_HOST = re.compile(r"(rediss?://([^/@]*@)?[^/@]+(/\d*)?(\?.*)?|unix://.+)$")
 
 __all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 
@@ -61,13 +57,8 @@ class Redis:
 
     def __post_init__(self) -> None:
         _expect_positive("timeout_s", self.timeout_s)
-        try:
-            parse_url(self.url)
-            good = True
-        except ValueError:
-            good = False
-        # Never shown: it may hold a password.
-        if not good or not _HOST.match(self.url):
+        if not _is_redis_url(self.url):
+            # Never shown: it may hold a password.
             raise ValueError("url: expected redis://[user:password@]host[:port][/db]")
 
 
@@ -93,6 +84,23 @@ class Worker:
         for name in ("save_every_ms", "drain_s", "metrics_every_s", "web_port"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    database = parts.path.strip("/")
+    return (
+        parts.scheme in ("redis", "rediss")
+        and bool(parts.hostname)
+        and port_is_number
+        and (database.isdigit() or not database)
+    )
 
 
 def _expect_positive(name: str, value: float) -> None:

@@ -34,6 +34,7 @@ FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
 MAX_FETCH_RECORDS = 8192
+COUNTS_FOR_S = 0.5  # how long the broker's word on partition counts is good
 # Kafka's error codes UNKNOWN_SERVER_ERROR (what Tansu 0.6 answers) and UNSUPPORTED_VERSION.
 REFUSES_IDEMPOTENCE = (-1, 35)
 
@@ -96,11 +97,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         end = await consumer.end_offsets([tp])
         return start[tp], end[tp]
 
-    async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
-        """Return each topic's number of partitions by fresh metadata, 0: it does not exist."""
-        client = self._ensure_consumer()._client
-        cluster = await client.fetch_all_metadata()
-        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+    async def partition_counts(self) -> dict[str, int]:
+        """Return all topics' numbers of partitions by fresh metadata."""
+        cluster = await self._ensure_consumer()._client.fetch_all_metadata()
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 
 class Consumer(driver.Consumer):
@@ -113,6 +113,8 @@ class Consumer(driver.Consumer):
         self.owners: dict[int, Owner] = {}
         self._seeks: dict[Owner, int] = {}
         self._space = asyncio.Event()
+        self._counts: Any = None  # future of all topics' partition counts
+        self._counts_at = float("-inf")  # when it was asked for, by the loop's clock
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -141,10 +143,15 @@ class Consumer(driver.Consumer):
 
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions, 0 when it does not exist."""
-        counts: dict[str, int] = await self._thread.call_thread(
-            self._thread.partition_counts, topics
-        )
-        return counts
+        now = self.loop.time()
+        if now - self._counts_at > COUNTS_FOR_S:
+            # One answer for all partitions that ask in the same moment.
+            self._counts_at, self._counts = (
+                now,
+                asyncio.ensure_future(self._thread.call_thread(self._thread.partition_counts)),
+            )
+        counts: Mapping[str, int] = await asyncio.shield(self._counts)
+        return {topic: counts.get(topic, 0) for topic in topics}
 
     def request_seek(self, owner: Owner, offset: int) -> None:
         """Have the intake task move the position before its next fetch."""

@@ -189,7 +189,9 @@ class Owner:
     async def _wait(self, timeout_s: float | None = None) -> bool:
         """Wait until something changed; False when the time ran out first."""
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            # Not wait_for: Python 3.11's swallows a cancellation that meets the event.
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
         except TimeoutError:
             return False
         self._changed.clear()
@@ -281,7 +283,10 @@ class Owner:
         )
         if held is None or not partition.judge_held(held, since):
             return
-        counts = await shared.log.partition_counts((partition.topic,))
+        try:
+            counts = await shared.log.partition_counts((partition.topic,))
+        except (KafkaError, OSError):
+            return  # a broker away for a moment stops nobody; the next look will tell
         if counts[partition.topic] != self._count and partition.phase is Phase.RUN:
             partition.acquire()  # which judges it
 

@@ -276,7 +276,7 @@ class Partition:
         """
         if not self._mine(held):
             return False
-        if held.watermark is not None and held.watermark >= since:
+        if held.watermark is not None and since <= held.watermark <= self.applied:
             return True
         self._rewind()
         return False

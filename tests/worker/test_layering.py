@@ -50,7 +50,7 @@ def test_the_pure_core_loads_no_io() -> None:
 
 def test_the_worker_s_settings_load_without_faust() -> None:
     # `keyfold-worker --help` and a wrong setting must answer at once.
-    assert not loaded_by("keyfold.worker.cli") & {"faust", "onnxruntime", "redis"}
+    assert not loaded_by("keyfold.worker.cli") & {"faust", "onnxruntime", "aiokafka"}
 
 
 @pytest.mark.parametrize("name", ["worker", "export", "training"])

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from memory_log import MemoryLog, Rec, Worker, event, running
@@ -183,6 +185,23 @@ def test_error_nobody_thought_of_stops_the_worker(
         async with running(model, log, valkey.url, 0) as worker:
             await worker.until(lambda: worker.crashes)
             assert isinstance(worker.crashes[0], LookupError)
+
+    run(main())
+
+
+def test_broker_that_is_away_for_a_moment_stops_no_idle_worker(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 3))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(3)
+            log.failures = [KafkaConnectionError("no broker"), TimeoutError("no answer")]
+            await worker.until(lambda: not log.failures or worker.crashes)
+            log.append(*events(3, 6))
+            await worker.until(lambda: worker.owners[0].partition.saved == 6 or worker.crashes)
+            assert worker.crashes == []
+            await check(worker)
 
     run(main())
 
@@ -604,6 +623,95 @@ def test_loss_found_out_while_draining_ends_the_drain_and_takes_no_new_fence(
         async with running(model, log, valkey.url, 0, nonce="second") as second:
             await second.until_saved(9)
             await check(worker, second)
+
+    run(main())
+
+
+# -- all together ----------------------------------------------------------------------------------
+
+
+class SlowStore(Store):
+    """A store whose replies take their time, each a different one."""
+
+    random = np.random.default_rng(0)
+
+    async def _late(self, reply: Any) -> Any:
+        await asyncio.sleep(float(self.random.choice([0.0, 0.001, 0.004])))
+        return reply
+
+    async def load(self, *args: Any) -> Any:
+        return await self._late(await super().load(*args))
+
+    async def save(self, *args: Any) -> Any:
+        return await self._late(await super().save(*args))
+
+
+class Life:
+    """Random events of a partition's life."""
+
+    def __init__(self, log: MemoryLog, seed: int) -> None:
+        self.log, self.draw = log, np.random.default_rng(seed)
+        self.copies: list[bytes] = []  # of Redis, to be rolled back to
+
+    def grow(self, count: int) -> None:
+        """Append events, tombstones and poison, with gaps between their offsets."""
+        for _ in range(count):
+            records = self.log.records.get(0)
+            offset = (records[-1].offset + 1 if records else 0) + int(self.draw.integers(0, 2))
+            key = b"k%d" % min(self.draw.zipf(1.5), 60)
+            kind = self.draw.random()
+            if kind < 0.08:
+                self.log.append(Rec(offset, key, None))
+            elif kind < 0.12:
+                self.log.append(Rec(offset, key, b"poison"))
+            else:
+                a, b = self.draw.normal(0, 1, 2).tolist()
+                self.log.append(event(offset, key, a, b))
+
+    async def settle(self, worker: Worker) -> None:
+        """Wait until the whole log is saved."""
+        end, part = self.log.records[0][-1].offset + 1, worker.owners[0].partition
+        await worker.until(lambda: part.saved >= end and part.phase is Phase.RUN)
+
+    async def go(self, worker: Worker) -> None:
+        """Let a worker live until it is killed or has seen enough."""
+        await worker.until_phase(Phase.RUN)
+        self.copies.append(await worker.copy_of_redis())
+        for _ in range(12):
+            self.grow(int(self.draw.integers(1, 120)))
+            what = self.draw.choice(["settle", "copy", "rollback", "revoke", "cut", "kill"])
+            if what == "kill":
+                return
+            if what == "settle":
+                await self.settle(worker)
+            elif what == "copy":
+                self.copies.append(await worker.copy_of_redis())
+            elif what == "rollback":
+                await worker.roll_back(self.copies[-1])
+            else:
+                await worker.revoke(0, deadline_s=0.0 if what == "cut" else 5.0)
+                worker.assign(0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_the_predictions_are_the_offline_fold(
+    tmp_path: Path, log: MemoryLog, valkey: Valkey, seed: int
+) -> None:
+    """Rollbacks, revocations, kills, evictions, tombstones and slow replies, in random order."""
+    model = Model(make_tiny_bundle(tmp_path, tombstone="reset"))
+    life = Life(log, seed)
+
+    async def main() -> None:
+        workers = []
+        options: dict[str, Any] = {"store_class": SlowStore, "max_events": 40, "max_keys": 8}
+        for number in range(5):
+            options |= {"nonce": f"n{number}", "save_every_s": (number + seed) % 2 * 0.005}
+            async with running(model, log, valkey.url, 0, **options) as worker:
+                workers.append(worker)
+                await (life.settle(worker) if number == 4 else life.go(worker))
+                assert worker.crashes == []
+                if number == 4:
+                    await check(*workers)
 
     run(main())
 

@@ -314,13 +314,18 @@ def test_another_owner_stops_this_one(running: Partition, other: Fence) -> None:
     assert plan is not None
     with pytest.raises(NotOwner, match=r"in:3: expected owner 7/me with bundle bundle, got"):
         running.judge_save(plan, held(107, other))
-    with pytest.raises(NotOwner, match="another worker owns it"):
-        running.judge_held(held(100, other))
     assert running.saved == 100
+    assert phase_of(running) is Phase.UNASSIGNED  # nothing more is applied or emitted
+
+
+def test_another_owner_found_while_loading_stops_this_one(running: Partition) -> None:
+    with pytest.raises(NotOwner, match="another worker owns it"):
+        running.judge_held(held(100, Fence(8, "other", "bundle")), since=100)
+    assert phase_of(running) is Phase.UNASSIGNED
 
 
 def test_fence_that_went_back_is_a_loss_and_not_another_owner(running: Partition) -> None:
-    assert not running.judge_held(held(100, Fence(6, "other", "bundle")))
+    assert not running.judge_held(held(100, Fence(6, "other", "bundle")), since=100)
     assert running.phase is Phase.REWIND
 
 
@@ -363,18 +368,31 @@ def test_cursors_stay_in_order_through_any_life(data: st.DataObject) -> None:
 # -- what Redis holds while loading or idle --------------------------------------------------------
 
 
-def test_load_beside_a_save_in_flight_accepts_both_outcomes(running: Partition) -> None:
+def test_load_beside_saves_accepts_every_watermark_since_it_was_sent(running: Partition) -> None:
     running.apply(107, fingerprint(106))
+    assert running.judge_held(held(100), since=100)
+    assert running.judge_held(held(107), since=100)  # a save whose reply is on its way
     plan = running.plan_save()
-    assert running.judge_held(held(100), plan)
-    assert running.judge_held(held(107), plan)
-    assert not running.judge_held(held(103), plan)
+    assert plan is not None
+    running.ack(107)
+    running.judge_save(plan, held(107))
+    assert running.judge_held(held(100), since=100)  # answered before, arrived after the save
+    assert not running.judge_held(held(100), since=107)
+    assert phase_of(running) is Phase.REWIND
+
+
+@pytest.mark.parametrize("watermark", [None, 0, 99])
+def test_watermark_that_went_back_while_idle_rewinds(
+    running: Partition, watermark: int | None
+) -> None:
+    assert not running.judge_held(held(watermark), since=100)
     assert running.phase is Phase.REWIND
 
 
-@pytest.mark.parametrize("watermark", [None, 0, 99, 101])
-def test_other_watermark_while_idle_rewinds(running: Partition, watermark: int | None) -> None:
-    assert not running.judge_held(held(watermark))
+def test_watermark_beyond_all_that_was_applied_rewinds(running: Partition) -> None:
+    # States of events that this owner has not seen: a load would take them for its own.
+    running.apply(107, fingerprint(106))
+    assert not running.judge_held(held(108), since=100)
     assert running.phase is Phase.REWIND
 
 
@@ -387,7 +405,7 @@ def test_late_replies_move_no_partition_that_has_left_run(running: Partition, ph
     assert plan is not None
     running.phase = phase
     running.judge_save(plan, held(50))
-    assert not running.judge_held(held(50))
+    assert not running.judge_held(held(50), since=100)
     running.judge_save(plan, held(50, Fence(9, "other", "bundle")))
     assert running.phase is phase
     assert running.plan_save() is None
