@@ -8,6 +8,7 @@ The functions take many records at once because the worker does; one record is a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,11 @@ TimeUnit = Literal["ms", "s"]
 Tombstone = Literal["reject", "reset"]
 # Beyond this an epoch in ms is no date (ECMAScript's limit) and float64 stops being exact.
 MAX_TIME_MS = 8.64e15
+# A prediction carries its key twice, and must fit a topic's default limit of 1 MiB.
+MAX_KEY_BYTES = 64 * 1024
+# Beyond this the decoder's own limit is near, which depends on the caller's stack.
+MAX_NESTING = 200
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +153,12 @@ class Decoder:
     ) -> tuple[list[tuple[float, ...]], dict[int, str]]:
         decode, astuple = self._decode, msgspec.structs.astuple
         try:
-            # The usual case, without a try per record: every record decodes.
-            return [astuple(decode(value)) for value in values], {}  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError):
+            # The usual case, without a try per record: every record decodes, and is too short to
+            # be nested too deeply.
+            if max(map(len, values), default=0) <= 2 * MAX_NESTING:  # type: ignore[arg-type]
+                return [astuple(decode(value)) for value in values], {}  # type: ignore[arg-type]
+            return [astuple(self._decode_one(value)) for value in values], {}
+        except (Reject, msgspec.MsgspecError, TypeError, UnicodeDecodeError):
             pass
         blank = (0.0,) * len(self._row.__struct_fields__)
         rows: list[tuple[float, ...]] = []
@@ -165,14 +174,36 @@ class Decoder:
     def _decode_one(self, value: bytes | None) -> Any:
         if value is None:
             raise Reject("the record's value is null")
+        if len(value) > 2 * MAX_NESTING and _is_nested_too_deeply(value):
+            raise Reject(f"the record's value is nested more than {MAX_NESTING} deep")
         try:
             return self._decode(value)
         except msgspec.ValidationError as error:
             raise Reject(f"the event does not match the feature spec: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Reject(f"the record's value is not valid JSON: {error}") from error
-        except RecursionError as error:
-            raise Reject("the record's value is nested too deeply") from error
+
+
+def _is_nested_too_deeply(value: bytes) -> bool:
+    if value.count(b"[") + value.count(b"{") <= MAX_NESTING:
+        return False
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", value):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest > MAX_NESTING
+
+
+def why_no_key(key: bytes | None) -> str | None:
+    """Say why a record's key cannot be one; None: it can."""
+    if key is None:
+        return "the record's key is null"
+    if len(key) > MAX_KEY_BYTES:
+        return f"the record's key is longer than {MAX_KEY_BYTES} bytes"
+    return None
 
 
 def key_fragment(key: bytes) -> bytes:

@@ -6,7 +6,7 @@ per partition and turn; one call at a time per partition keeps the output in ord
 
 A dead letter holds the original key and value; its headers say why and where from:
 keyfold-reason, keyfold-topic, keyfold-partition, keyfold-offset, keyfold-bundle, and
-keyfold-truncated (the original size in bytes) where the value did not fit.
+keyfold-truncated (the value's original size in bytes) where it did not fit and was cut.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from itertools import chain, repeat
 from typing import Any
 
 from aiokafka.errors import MessageSizeTooLargeError
+
+from keyfold.export.events import MAX_KEY_BYTES
 
 # The broker's default limit of a request's record set is 1 MiB less a few bytes.
 MAX_REQUEST_BYTES = 900_000
@@ -101,7 +103,8 @@ class Emitter:
             size = len(value or b"")
             marked = [*headers, ("keyfold-truncated", str(size).encode())]
             cut = (value or b"")[:TRUNCATED_BYTES]
-            await asyncio.gather(*await self._queue(topic, partition, [(key, cut, marked)]))
+            short_key = None if key is None else key[:MAX_KEY_BYTES]
+            await asyncio.gather(*await self._queue(topic, partition, [(short_key, cut, marked)]))
 
     async def _queue(
         self, topic: str, partition: int, messages: Iterable[Message]

@@ -250,9 +250,13 @@ class Consumer(driver.Consumer):
         assigned = self.assignment()
         for owner, offset in seeks.items():
             tp = TP(self.app.input_topic, owner.partition.number)
-            if self.owners.get(tp.partition) is owner and tp in assigned:
+            if self.owners.get(tp.partition) is not owner:
+                continue
+            if tp in assigned:
                 await self.seek_wait({tp: offset})
                 owner.sought()
+            else:
+                self._seeks.setdefault(owner, offset)  # a rebalance is under way: later
 
     async def _fetch_once(self) -> None:
         """Take what was fetched and hand it on: whole to owners, one by one to Faust's streams."""
@@ -296,7 +300,8 @@ class Consumer(driver.Consumer):
     async def _wait_for_space(self) -> None:
         self._space.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._space.wait(), FETCH_WAIT_S)
+            async with asyncio.timeout(FETCH_WAIT_S):
+                await self._space.wait()
 
     def note_space(self) -> None:
         """Note that records were taken: there may be room for a fetch."""

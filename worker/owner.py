@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 AUDIT_S = 1.0  # how often an idle partition compares Redis with what it expects
 HALT_RETRY_S = 5.0  # how often a halted partition looks whether it was resolved
+CANCEL_AGAIN_S = 1.0  # a library may swallow a cancellation
+MAX_TAKE_BYTES = 8 << 20  # of one partition's records in one micro-batch
 RECORD_OVERHEAD_BYTES = 200  # of one fetched record in memory, beside its value
 
 
@@ -103,12 +105,12 @@ class Owner:
         self._changed.set()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=deadline_s)
-            if late:
+            if late and deadline_s:
+                log.warning("%s: not drained within %.1f s; a replay follows", self, deadline_s)
+            while late:
                 # Only awaits of I/O are cut here; Redis commands run to their end by themselves.
                 self._task.cancel()
-                if deadline_s:
-                    log.warning("%s: not drained within %.1f s; a replay follows", self, deadline_s)
-            await asyncio.gather(self._task, return_exceptions=True)
+                _, late = await asyncio.wait([self._task], timeout=CANCEL_AGAIN_S)
         self.partition.release()
         self._forget()
 
@@ -139,10 +141,15 @@ class Owner:
         return self._saver.room() if self.partition.phase is Phase.RUN else 0
 
     def take(self, most: int) -> list[Record]:
-        """Take up to `most` waiting records."""
-        waiting = self.waiting
-        taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-        self.waiting_bytes -= sum(map(_size, taken))
+        """Take up to `most` waiting records, less where they are large, at least one."""
+        waiting, taken, taken_bytes = self.waiting, [], 0
+        for _ in range(min(most, len(waiting))):
+            record = waiting.popleft()
+            taken.append(record)
+            taken_bytes += _size(record)
+            if taken_bytes > MAX_TAKE_BYTES:
+                break
+        self.waiting_bytes -= taken_bytes
         return taken
 
     def applied(self, records: Sequence[Record], rows: Rows, outputs: Outputs) -> None:
@@ -287,7 +294,8 @@ class Owner:
             counts = await shared.log.partition_counts((partition.topic,))
         except (KafkaError, OSError):
             return  # a broker away for a moment stops nobody; the next look will tell
-        if counts[partition.topic] != self._count and partition.phase is Phase.RUN:
+        count = counts[partition.topic]  # 0: this broker does not know the topic at the moment
+        if count and count != self._count and partition.phase is Phase.RUN:
             partition.acquire()  # which judges it
 
     async def _rewind(self) -> None:
@@ -333,4 +341,4 @@ class Owner:
 
 
 def _size(record: Record) -> int:
-    return RECORD_OVERHEAD_BYTES + len(record.value or b"")
+    return RECORD_OVERHEAD_BYTES + len(record.value or b"") + len(record.key or b"")

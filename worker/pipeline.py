@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.events import Caused, Decoder, PredictionEncoder
+from keyfold.export.events import (
+    MAX_KEY_BYTES,
+    Caused,
+    Decoder,
+    PredictionEncoder,
+    why_no_key,
+)
 from keyfold.worker.emit import DeadLetter, Outputs
 from keyfold.worker.fold import Fold, Rows
 from keyfold.worker.metrics import Metrics
@@ -25,8 +31,6 @@ from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec, StateCorrupt
 from keyfold.worker.store import Store, pieces
 from keyfold.worker.surroundings import retrying
-
-NULL_KEY = "the record's key is null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,11 @@ class Pipeline:
         loads = []
         for share in shares:
             resident = self._slots.of(share.number)
-            missing = list({k: None for k in share.keys if k is not None and k not in resident})
+            missing = [
+                key
+                for key in dict.fromkeys(share.keys)
+                if key is not None and key not in resident and why_no_key(key) is None
+            ]
             loads += [asyncio.create_task(self._load(share, piece)) for piece in pieces(missing)]
         return loads
 
@@ -173,10 +181,9 @@ class Pipeline:
                 np.intp,
                 len(share.keys),
             )
-        if None in share.keys:
-            rejects.update(
-                {row: NULL_KEY for row, k in enumerate(share.keys, share.first) if k is None}
-            )
+        for row, key in enumerate(share.keys, share.first):
+            if key is None or len(key) > MAX_KEY_BYTES:
+                rejects[row] = why_no_key(key) or ""
         rejected = [row for row in rejects if share.rows.start <= row < share.rows.stop]
         slots[rejected] = -1
         without = np.count_nonzero(slots[share.rows] < 0) - len(rejected) - len(left)
@@ -195,8 +202,8 @@ class Pipeline:
         for row, (record, key) in enumerate(
             zip(share.records, share.keys, strict=True), share.first
         ):
-            if key is None:
-                continue
+            if key is None or key not in of:
+                continue  # a reject
             if record.value is None:
                 rejects.pop(row, None)
                 left.append(of[key])

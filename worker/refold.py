@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle, Tensors
 from keyfold.export.errors import BundleError
-from keyfold.export.events import Decoder
+from keyfold.export.events import Decoder, why_no_key
 
-NULL_KEY = "the record's key is null"
 NOT_FINITE = "the step's result is not finite"
 NO_KEY = -1
 
@@ -145,8 +144,9 @@ class Refold:
     def fold(self, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> None:
         """Apply the next record of the partition; offsets must increase."""
         self.fingerprint = f"{offset}:{timestamp_ms}:{record_digest(key, value)}"
-        if key is None:
-            self._reject(offset, NULL_KEY, key, value)
+        no_key = why_no_key(key)
+        if key is None or no_key is not None:
+            self._reject(offset, no_key or "", key, value)
         elif value is None and self._resets:
             self.states.pop(key, None)
             self._append(offset, Kind.RESET, self._number(key))

@@ -235,7 +235,9 @@ async def whole(command: Awaitable[T]) -> T:
     A cancelled command once left its reply for the next one on the connection (CVE-2023-28859):
     the command runs on by itself and its reply is thrown away.
     """
-    return await asyncio.shield(asyncio.ensure_future(command))
+    running = asyncio.ensure_future(command)
+    running.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(running)
 
 
 def _held(reply: Sequence[bytes | None]) -> Held:

@@ -12,7 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from keyfold.worker.emit import Emitter
 from keyfold.worker.errors import RedisRefuses
@@ -94,7 +99,8 @@ async def retrying(
 
 def raise_if_refused(error: Exception) -> None:
     """Raise RedisRefuses for an error that trying again cannot mend."""
-    if isinstance(error, AuthenticationError | NoPermissionError):
+    wrong_type = isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+    if wrong_type or isinstance(error, AuthenticationError | NoPermissionError):
         raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
 
 

@@ -113,6 +113,17 @@ def test_malformed_record_is_a_reject_and_its_neighbours_are_events(case: str) -
     assert np.isfinite(decoded.x).all()
 
 
+def test_verdict_on_a_nested_record_does_not_depend_on_the_caller_s_stack() -> None:
+    # Python's recursion limit counts the caller's frames: worker and verification would disagree.
+    def verdicts(frames: int) -> list[str | None]:
+        if frames:
+            return verdicts(frames - 1)
+        values = [GOOD[:-1] + b',"z":' + b"[" * n + b"]" * n + b"}" for n in range(50, 1000, 50)]
+        return [TIMED.decode([value], [0]).rejects.get(0) for value in values]
+
+    assert verdicts(0) == verdicts(300)
+
+
 def test_reason_of_a_reject_never_quotes_the_payload() -> None:
     secret = b'{"a":"hunter2","b":"hunter2","t":"hunter2"}'
     for value in (secret, secret[:-1], b"hunter2", b'{"hunter2":1}'):

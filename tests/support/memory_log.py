@@ -56,6 +56,7 @@ class MemoryLog:
     positions: dict[Owner, int] = field(default_factory=dict)  # next fetch
     seeks: list[tuple[Owner, int]] = field(default_factory=list)  # requested
     failures: list[Exception] = field(default_factory=list)  # raised by the next calls
+    counted: int = 0  # times that somebody asked for partition counts
     asked: int = 0  # times that somebody asked for the log's bounds: once per ACQUIRE
 
     def append(self, *records: Rec, partition: int = 0) -> None:
@@ -87,6 +88,7 @@ class MemoryLog:
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions."""
         self._fail()
+        self.counted += 1
         return {topic: self.counts.get(topic, 0) for topic in topics}
 
     def request_seek(self, owner: Owner, offset: int) -> None:

@@ -206,6 +206,25 @@ def test_broker_that_is_away_for_a_moment_stops_no_idle_worker(
     run(main())
 
 
+def test_broker_that_does_not_know_the_topic_for_a_moment_stops_no_idle_worker(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    # Metadata of a broker that has just become controller may lack topics.
+    async def main() -> None:
+        log.append(*events(0, 3))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(3)
+            known, log.counts = log.counts, {}
+            asked = log.counted
+            await worker.until(lambda: log.counted > asked + 1 or worker.crashes)
+            log.counts = known
+            log.append(*events(3, 6))
+            await worker.until(lambda: worker.owners[0].partition.saved == 6 or worker.crashes)
+            assert worker.crashes == []
+
+    run(main())
+
+
 # -- HALT ------------------------------------------------------------------------------------------
 
 

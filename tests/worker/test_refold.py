@@ -14,7 +14,7 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
-from keyfold.worker.refold import NOT_FINITE, NULL_KEY, Kind, OfflineStep, Refold, original_digest
+from keyfold.worker.refold import NOT_FINITE, Kind, OfflineStep, Refold, original_digest
 
 
 def event(a: float = 0.5, b: float = -0.5, time: float = 1000) -> bytes:
@@ -66,7 +66,7 @@ def test_a_null_key_is_a_reject_and_an_empty_one_is_not(bundle: Bundle) -> None:
     refold.fold(0, 0, None, event())
     refold.fold(1, 0, b"", event())
     assert kinds(refold) == [Kind.REJECT, Kind.EVENT]
-    assert refold.rejects[0].reason == NULL_KEY
+    assert refold.rejects[0].reason == "the record's key is null"
     assert refold.keys == [b""]
 
 

@@ -144,6 +144,8 @@ def test_poison_records_go_to_the_dead_letter_topic_and_the_rest_goes_on(serving
         (None, b'{"time":1,"a":1,"b":1}'),
         (None, None),
         (b"big", b'"' + b"x" * 900_000 + b'"'),
+        (b"k" * 70_000, b'{"time":1,"a":1,"b":1}'),
+        (b"key-5", b'{"time":1,"a":1,"b":1,"c":' + b"[" * 5000 + b"]" * 5000 + b"}"),
     ]
     serving.send([*good[:150], *poison, *good[150:]])
     with serving.running() as worker:
@@ -158,6 +160,8 @@ def test_poison_records_go_to_the_dead_letter_topic_and_the_rest_goes_on(serving
     )
     assert reasons[poison[2]] == b"field 'a' overflows float32"
     assert reasons[poison[6]] == b"the record's key is null"
+    assert reasons[poison[9]] == b"the record's key is longer than 65536 bytes"
+    assert reasons[poison[10]] == b"the record's value is nested more than 200 deep"
 
 
 def test_a_reject_too_large_for_the_dead_letter_topic_is_cut_and_marked(serving: Serving) -> None:
