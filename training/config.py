@@ -122,8 +122,6 @@ class Fit:
     clip_norm: float = 1.0  # largest norm of all gradients together
     skip_first: int = 0  # events at a sequence's start that do not count in any loss
     random_start: float = 0.0  # drop up to this share of a sequence, at its start, anew each pass
-    shift: float = 0.0  # deviations of a constant added to a sequence's features, anew each pass
-    weight_decay: float = 0.0  # of Adam, decoupled from the gradients (AdamW)
     average: float = 0.0  # decay of a moving average of the weights, which is what is kept; 0: off
     threads: int = 2  # of TensorFlow
 

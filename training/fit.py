@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
 from keyfold.training.config import Fit
@@ -73,7 +72,7 @@ def fit(
     """
     train, validation = parts
     draw = np.random.default_rng(settings.seed)
-    trainer = _Trainer(network, settings, loss, draw)
+    trainer = _Trainer(network, settings, loss)
     losses: list[tuple[float, float]] = []
     best, best_pass, kept = np.inf, 0, network.whole.get_weights()
     for number in range(1, settings.passes + 1):
@@ -110,17 +109,12 @@ def shuffled_pieces(part: Part, settings: Fit, draw: np.random.Generator) -> lis
 class _Trainer:
     """The network, its optimizer and the compiled update."""
 
-    def __init__(
-        self, network: Network, settings: Fit, loss: Loss, draw: np.random.Generator
-    ) -> None:
+    def __init__(self, network: Network, settings: Fit, loss: Loss) -> None:
         self._network = network
-        self._draw = draw
         self._settings = settings
         self._loss = loss
         self._weights = network.whole.trainable_variables
-        self._optimizer = keras.optimizers.AdamW(
-            settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self._optimizer = keras.optimizers.Adam(settings.learning_rate)
         self._optimizer.build(self._weights)
         self._averages = [tf.Variable(weight.value) for weight in self._weights]
         self._updates = tf.Variable(0.0)
@@ -142,26 +136,12 @@ class _Trainer:
         density = counting / gone_through
         total = tf.constant(0.0)
         states: list[Any] = []
-        shifts = np.zeros((min(settings.rows, len(pieces)), sequences[0].x.shape[1]), np.float32)
         for window in windows(sequences, pieces, settings.rows, settings.window):
             states = states or self._cold(window)
-            if settings.shift:
-                self._shift(window, shifts)
             scale = tf.constant(1.0 / (window.weights.size * density))
             loss, states = self._update(*_tensors(window), scale, states)
             total += loss
         return float(total) / counting
-
-    def _shift(self, window: Window, shifts: NDArray[np.float32]) -> None:
-        """Add each lane's constant; a fresh lane draws a new one. Changes both arguments.
-
-        Subjects, sensors and mountings differ by about a constant; a model that has seen shifted
-        ones relies less on the exact level.
-        """
-        deviation = self._network.whole.get_layer("scale").deviation
-        new = self._draw.normal(0.0, self._settings.shift, shifts.shape) * deviation
-        shifts[window.fresh] = new[window.fresh]
-        window.x[:] += shifts[:, None]
 
     def measure(self, part: Part) -> float:
         """Return the mean loss of a part, without dropout and noise."""

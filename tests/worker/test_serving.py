@@ -423,3 +423,23 @@ def test_a_worker_frozen_beyond_its_session_stops_when_it_wakes(serving: Serving
         assert frozen.wait(30) == 70, frozen.log_tail()
     assert "another worker owns it" in frozen.log.read_text()
     serving.verify_clean(len(events))
+
+
+def test_a_redis_that_refuses_the_password_is_named_without_showing_it(serving: Serving) -> None:
+    url = serving.valkey.url.replace("redis://", "redis://nobody:hunter2@")
+    worker = serving.worker(redis__url=url)
+    assert worker.wait(30) == 2, worker.log_tail()
+    assert "redis.url: Redis refuses" in worker.log_tail()
+    assert "hunter2" not in worker.log.read_text()
+
+
+def test_a_redis_killed_and_restarted_under_load_costs_nothing(serving: Serving) -> None:
+    events = make_events(40_000, 200)
+    serving.send(events[:20_000])
+    with serving.running(worker__max_events=300) as worker:
+        serving.wait_until(lambda: sum(serving.watermarks().values()) > 2000, "a save", [worker])
+        serving.valkey.kill()
+        serving.send(events[20_000:])
+        serving.valkey.start()
+        serving.wait_saved([worker])
+    serving.verify_clean(len(events))

@@ -7,7 +7,7 @@ the demo.
 
 A key is a subject's side (`subject-07-left`). Every key does the 7 recorded exercises one after the
 other, in an order of its own drawn from a fixed seed, so that the order says nothing about the
-label. An event is the mean of 4 readings. Times are made up: as recorded, all keys starting together.
+label. An event is the mean of 4 readings. Times are made up: all keys start together.
 """
 
 from __future__ import annotations
