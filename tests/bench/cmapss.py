@@ -95,10 +95,9 @@ def _stream(bundle: Path, log: Path) -> dict[str, float]:
 
 
 def _keyfold(command: str, *arguments: str) -> str:
-    module = {"train": "keyfold.training.cli", "export": "keyfold.export.cli"}[command]
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    program = str(Path(sys.executable).with_name(f"keyfold-{command}"))
+    done = subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 if __name__ == "__main__":
