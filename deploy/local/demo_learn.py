@@ -58,8 +58,8 @@ def _prepare(data: Path, story: Story) -> None:
     command = [keyfold("train"), "dataset", "smartwatch", str(data)]
     story.step(
         "Prepare the data: exercises recorded at a smartwatch",
-        "10 people, both wrists, 7 exercises, 50 readings a second; a key is one person's wrist. "
-        "Two people are held out: the model never sees them before it serves them.",
+        "10 people, both wrists, 7 exercises, 12.5 events a second; a key is one person's wrist. "
+        "Three people are held out: the model never sees them before it serves them.",
         command,
     )
     require(command, run_shown(command))
