@@ -104,7 +104,8 @@ def _full(folder: Path, story: Story) -> Play:
         about="Accelerations and turning rates of three people's left and right wrists, 12.5 "
         "events a second, during seven shoulder exercises: pendulum (PEN), abduction (ABD), "
         "forward elevation (FEL), internal and external rotation (IR, ER), trapezius extension "
-        "(TRAP) and upright row (ROW). At every reading an LSTM says which one it is. Data: seglearn.",
+        "(TRAP) and upright row (ROW). At every event an LSTM says which one it is. Data: "
+        "seglearn.",
         bundle=learned.bundle,
         log=learned.held_out,
         label="exercise",
