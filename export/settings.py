@@ -143,7 +143,7 @@ def _convert(value: Any, hint: Any, name: str, where: str) -> Any:
             raise SettingsError(f"{source}: {name}: expected one of {choices}, got {value!r}")
         return str(value) if isinstance(value, str) else value
     if origin is tuple:
-        items = value.split(",") if isinstance(value, _Text) else value
+        items = _split_list(value) if isinstance(value, _Text) else value
         if not isinstance(items, list):
             raise SettingsError(f"{source}: {name}: expected a list, got {type(value).__name__}")
         item = get_args(hint)[0]
@@ -152,6 +152,16 @@ def _convert(value: Any, hint: Any, name: str, where: str) -> Any:
             for i in items
         )
     return _scalar(value, hint, name, source)
+
+
+def _split_list(text: str) -> list[Any]:
+    """Read a list from text: a,b,c or as in TOML: ["a", "b"]."""
+    if text.lstrip().startswith("["):
+        try:
+            return list(map(str, tomllib.loads(f"items = {text}")["items"]))
+        except tomllib.TOMLDecodeError:
+            pass  # then the brackets are part of the names
+    return text.split(",")
 
 
 def _first_that_fits(value: Any, hints: tuple[Any, ...], name: str, where: str) -> Any:

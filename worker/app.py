@@ -31,7 +31,7 @@ from keyfold.worker.surroundings import Settings, Surroundings, retrying
 
 log = logging.getLogger(__name__)
 
-STUCK_S = 20.0  # a crash that has not ended the program by then ends it hard
+STUCK_S = 10.0  # a crash that has not ended the program by then ends it hard
 EX_CRASH = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -40,8 +40,8 @@ class App(faust.App):
 
     logger = faust_log
 
-    def __init__(self, config: Config, **options: Any) -> None:
-        self.config = config
+    def __init__(self, config: Config, settings_file: str = "worker.toml", **options: Any) -> None:
+        self.config, self._settings_file = config, settings_file
         self.input_topic = config.kafka.input
         self.failure: BaseException | None = None  # what a crash was about
         super().__init__(config.kafka.group, **_faust_options(config), **options)
@@ -93,7 +93,7 @@ class App(faust.App):
             ),
             self._wake, self.fail,
         )  # fmt: skip
-        return Owner(Partition(kafka.input, number, kafka.group), shared)
+        return Owner(Partition(kafka.input, number, kafka.group, self._settings_file), shared)
 
     def owners(self) -> list[Owner]:
         """Return the owners of this worker's partitions."""
@@ -115,7 +115,7 @@ class App(faust.App):
         loop = asyncio.get_running_loop()
         self._crashing = loop.create_task(self.crash(error))
         # Faust's shutdown can hang on a broker that is gone; what matters is that we stop.
-        loop.call_later(STUCK_S, os._exit, EX_CRASH)
+        loop.call_later(STUCK_S, _leave)
 
     def _wake(self) -> None:
         self.pipeline.wake()
@@ -123,12 +123,18 @@ class App(faust.App):
             self._consumer.note_space()
 
 
-def create_app(config: Config) -> App:
+def _leave() -> None:
+    log.critical("worker did not stop within %.0f s of its crash: leaving at once", STUCK_S)
+    os._exit(EX_CRASH)
+
+
+def create_app(config: Config, settings_file: str = "worker.toml") -> App:
     """Build the app: load and prove the bundle, wire the parts, let the configured agents in.
 
-    Raises BundleError, SettingsError.
+    `settings_file` stands in messages that name an operator's command. Raises BundleError,
+    SettingsError.
     """
-    app = App(config)
+    app = App(config, settings_file)
     worker = config.worker
 
     @app.task

@@ -38,10 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         config = read_config(arguments.config, arguments.set)
         # Imported late: --help and a wrong setting answer at once.
         from keyfold.worker.app import EX_CRASH, create_app
+        from keyfold.worker.topics import check_topics
 
         # Before the app: Faust's services take the event loop when they are made.
         loop = _new_event_loop()
-        app = create_app(config)
+        app = create_app(config, str(arguments.config or "worker.toml"))
+        loop.run_until_complete(check_topics(config.kafka))
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
         return EX_USAGE
@@ -50,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
         loglevel=arguments.log_level, loop=loop, redirect_stdouts=False, quiet=True,
         logging_config=_logging(arguments.log_level), blocking_timeout=0,
     )  # fmt: skip
+    worker.spinner = None  # no progress bar, no cursor escapes: this is a service's log
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0
-    except Exception:  # noqa: BLE001 - the seam: Faust re-raises what it crashed on
+    except Exception as error:  # noqa: BLE001 - the seam: Faust re-raises what it crashed on
+        app.failure = app.failure or error
         status = EX_CRASH
     if app.failure is not None:
         print(f"keyfold-worker: {app.failure}", file=sys.stderr)

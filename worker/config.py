@@ -38,6 +38,10 @@ class Kafka:
                 raise ValueError(f"{name}: expected a name, got none")
         for name in ("session_timeout_s", "request_timeout_s"):
             _expect_positive(name, getattr(self, name))
+        for broker in self.brokers.split(","):
+            host, _, port = broker.strip().rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"brokers: expected host:port,host:port, got {broker.strip()!r}")
         if self.output == self.input:
             raise ValueError("output: expected another topic than kafka.input")
         if not self.dead_letter:
@@ -84,6 +88,8 @@ class Worker:
         for name in ("save_every_ms", "drain_s", "metrics_every_s", "web_port"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if self.web_port > 65535:
+            raise ValueError(f"web_port: expected at most 65535, got {self.web_port}")
 
 
 def _is_redis_url(url: str) -> bool:

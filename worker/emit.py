@@ -21,6 +21,7 @@ from typing import Any
 from aiokafka.errors import MessageSizeTooLargeError
 
 from keyfold.export.events import MAX_KEY_BYTES
+from keyfold.worker.errors import TopicError
 
 # The broker's default limit of a request's record set is 1 MiB less a few bytes.
 MAX_REQUEST_BYTES = 900_000
@@ -80,8 +81,13 @@ class Emitter:
         letters = [letter for o in outputs for letter in o.dead_letters]
         if letters:
             await self._send_dead_letters(partition, letters)
-        if acks:
+        try:
             await asyncio.gather(*acks)
+        except MessageSizeTooLargeError as error:
+            raise TopicError(
+                f"topic {self._to.output!r}: a prediction of {self._to.source}:{partition} does "
+                "not fit its max.message.bytes; raise that"
+            ) from error
 
     async def _send_dead_letters(self, source: int, letters: Sequence[DeadLetter]) -> None:
         topic = self._to.dead_letter

@@ -70,6 +70,7 @@ class Findings:
     before_base: int = (
         0  # predictions and dead letters of events before the worker's base: unchecked
     )
+    waiting: int = 0  # records at or above the watermark: not due yet
     states: int = 0  # stored states that were compared
     max_abs_difference: float = 0.0  # of an output number from the offline fold
     max_abs_state_difference: float = 0.0  # of a state tensor's number
@@ -81,7 +82,7 @@ class Findings:
         self.counts[fault] += 1
         kept = self.examples.setdefault(fault, [])
         if len(kept) < self.keep:
-            kept.append(Example(where, expected, got))
+            kept.append(Example(_cut(where), _cut(expected), _cut(got)))
 
     def is_violation(self, fault: Fault) -> bool:
         """Say whether a fault fails the verification."""
@@ -108,6 +109,7 @@ class Findings:
             "predictions": self.predictions,
             "dead_letters": self.dead_letters,
             "before_base": self.before_base,
+            "waiting": self.waiting,
             "states": self.states,
             "lost": counts[Fault.LOST],
             "duplicates": counts[Fault.DUPLICATE],
@@ -159,6 +161,12 @@ class Findings:
             else Text(f"CLEAN: every {what} the offline fold", style="bold green")
         )
         console.print(verdict)
+        if self.waiting:
+            console.print(
+                f"so far: {_count(self.waiting, 'record')} at or above the watermarks wait to be "
+                "served and saved",
+                highlight=False,
+            )
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -181,3 +189,8 @@ class Findings:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _cut(text: str, most: int = 200) -> str:
+    """Keep a line readable: a key may be as long as a record."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

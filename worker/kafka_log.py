@@ -40,7 +40,7 @@ class Extent:
 class KafkaLog:
     """A reader of topics, to be used in a `with` statement, by one thread."""
 
-    def __init__(self, brokers: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, brokers: str, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._brokers = brokers
         self._problem = "no answer"

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from keyfold.worker.emit import Outputs
-from keyfold.worker.errors import Crash, TopicError
+from keyfold.worker.errors import Crash
 from keyfold.worker.partition import (
     INIT_METADATA,
     Acquired,
@@ -35,6 +35,7 @@ from keyfold.worker.surroundings import (
     retrying,
     wait_to_retry,
 )
+from keyfold.worker.topics import judge_topics
 
 log = logging.getLogger(__name__)
 
@@ -257,27 +258,20 @@ class Owner:
         settings, topic = self._shared.settings, self.partition.topic
         names = (topic, settings.output, settings.dead_letter)
         counts = await self._shared.log.partition_counts(names)
-        for name in names:
-            if not counts[name]:
-                raise TopicError(
-                    f"topic {name!r}: expected it to exist, got none; create it "
-                    "(the worker never creates topics)"
-                )
-        if counts[settings.output] != counts[topic]:
-            raise TopicError(
-                f"topic {settings.output!r}: expected {counts[topic]} partitions like the input "
-                f"{topic!r}, got {counts[settings.output]}"
-            )
+        judge_topics(counts, *names)
         return counts[topic]
 
     async def _turn_or_audit(self) -> None:
-        if self._halted_for:
-            log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
-            self._halted_for = ""
         if self.partition.applied > self.partition.saved:
             await self._saver.turn(self._wait)
         elif not await self._wait(AUDIT_S):
             await self._audit()
+        else:
+            return
+        if self._halted_for and self.partition.phase is Phase.RUN:
+            # Only now: a save or an audit has shown that the cause is gone.
+            log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
+            self._halted_for = ""
 
     async def _audit(self) -> None:
         """See under an idle partition: a rollback of Redis, another owner, a topic that grew."""

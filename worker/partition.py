@@ -131,8 +131,9 @@ class Held:
 class Partition:
     """The protocol's state for one source partition; every method is one event of its life."""
 
-    def __init__(self, topic: str, number: int, group: str) -> None:
+    def __init__(self, topic: str, number: int, group: str, settings: str = "worker.toml") -> None:
         self.topic, self.number, self.group = topic, number, group
+        self.settings = settings  # file, for the operator's commands
         self.phase = Phase.UNASSIGNED
         self.halted: str = ""  # why, while in HALT
         self.fence: Fence | None = None
@@ -327,12 +328,15 @@ class Partition:
         }[refused.what]
         command = self.reset_command()
         if refused.what == "partitions":
-            command = "keyfold-state reset worker.toml --all --to earliest"
+            command = f"keyfold-state reset {self.settings} --all --to earliest"
         return f"{subject}: expected {refused.expected}, got {refused.got} in Redis; {command}"
 
     def reset_command(self) -> str:
         """Return the operator's command that gives this partition's state up."""
-        return f"keyfold-state reset worker.toml --partition {self.number} --to OFFSET"
+        return (
+            f"keyfold-state reset {self.settings} --partition {self.number} "
+            "--to earliest|latest|OFFSET"
+        )
 
     def _check(self) -> None:
         if not self.saved <= self.acked <= self.applied:

@@ -69,6 +69,8 @@ def send(
             if now - looked > TICK_S:
                 looked = now
                 tick(sender.acked)
+    except Crash as error:
+        raise type(error)(f"{error} (after {sender.handed_over:,} events were sent)") from error
     finally:
         # Also when a bad line or Ctrl-C ends the log early: what was handed over is delivered.
         sender.finish()
@@ -132,20 +134,20 @@ class _Sender:
         self._brokers, self._topic = brokers, topic
         self.acked = 0
         self.idempotent = True
-        self._handed_over = 0
+        self.handed_over = 0
         self._failure: KafkaError | None = None
         self._producer = self._connect()
 
     def add(self, entry: Entry) -> None:
         """Hand one event to the producer."""
         self._raise_failure()
-        if self._handed_over == 0:
+        if self.handed_over == 0:
             self._first(entry)
         else:
             self._produce(entry)
-            if self._handed_over % POLL_EVERY == 0:
+            if self.handed_over % POLL_EVERY == 0:
                 self._producer.poll(0)
-        self._handed_over += 1
+        self.handed_over += 1
 
     def wait(self, seconds: float) -> None:
         """Let the time pass until the next event is due, taking in acks."""

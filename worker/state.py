@@ -77,6 +77,8 @@ def _list(config: Config, bundle: str) -> int:
             line.meta.get("keys", "-"), line.meta.get("#M", "-"),
         )  # fmt: skip
     console.print(table)
+    if not any(line.meta or line.committed is not None for line in lines):
+        console.print(f"no state of group {config.kafka.group!r} yet", highlight=False)
     for line in lines:
         if line.problem:
             console.print(f"partition {line.number}: {line.problem}", highlight=False)

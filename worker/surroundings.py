@@ -99,8 +99,10 @@ async def retrying(
 
 def raise_if_refused(error: Exception) -> None:
     """Raise RedisRefuses for an error that trying again cannot mend."""
-    wrong_type = isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
-    if wrong_type or isinstance(error, AuthenticationError | NoPermissionError):
+    hopeless = isinstance(error, ResponseError) and str(error).startswith(
+        ("WRONGTYPE", "DB index", "invalid DB index")
+    )
+    if hopeless or isinstance(error, AuthenticationError | NoPermissionError):
         raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
 
 

@@ -139,6 +139,7 @@ class _Verification:
                 check_states(self._step.bundle, place, refold, unchecked, findings)
                 unchecked = None
             refold.fold(offset, message.timestamp()[1], message.key(), message.value())
+            findings.waiting += offset >= place.watermark
             self._progress(place.partition, offset - place.base, total)
         if unchecked is not None:
             check_states(self._step.bundle, place, refold, unchecked, findings)

@@ -24,7 +24,7 @@ PARTITIONS = 4
 DELETE_S = 10.0  # longest wait for topics to go
 
 SETTINGS = """\
-# Written by the demo; `keyfold-worker init` explains every setting.
+# Written by the demo; every setting is explained in worker/config.py.
 [kafka]
 brokers = "{brokers}"
 input = "{events}"

@@ -7,6 +7,7 @@ so that a first download is seen and not mistaken for a test that hangs.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -27,9 +28,11 @@ from local.services import (
 from local.services.jars import class_archive, locked_cache
 
 
-def main(versions: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Prepare each version, saying what happens; what is missing is said, not raised."""
-    for version in versions or [wanted_version()]:
+    parser = argparse.ArgumentParser(description="Fetch Apache Kafka's jars for tests, once.")
+    parser.add_argument("versions", nargs="*", metavar="VERSION", help="such as 3.9.1")
+    for version in parser.parse_args(arguments).versions or [wanted_version()]:
         if version == EMBEDDED:
             continue
         missing = missing_for_kafka(version)

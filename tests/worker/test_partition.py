@@ -39,7 +39,7 @@ class Rec:
 
 
 FENCE = Fence(7, "me", "bundle")
-RESET = "keyfold-state reset worker.toml --partition 3 --to OFFSET"
+RESET = "keyfold-state reset worker.toml --partition 3 --to earliest|latest|OFFSET"
 RESET_ALL = "keyfold-state reset worker.toml --all --to earliest"
 
 

@@ -443,3 +443,32 @@ def test_a_redis_killed_and_restarted_under_load_costs_nothing(serving: Serving)
         serving.valkey.start()
         serving.wait_saved([worker])
     serving.verify_clean(len(events))
+
+
+def test_verify_says_how_much_is_not_served_yet(serving: Serving) -> None:
+    serving.send(make_events(100, 10))
+    with serving.running() as worker:
+        serving.wait_saved([worker])
+    serving.send(make_events(50, 10, seed=1))
+    findings = serving.verify()
+    assert (findings.violations, findings.waiting) == (0, 50)
+
+
+def test_a_halt_is_reported_once_and_not_as_resolved_while_it_lasts(serving: Serving) -> None:
+    serving.send(make_events(100, 10))
+    with serving.running() as worker:
+        serving.wait_saved([worker])
+    for partition in range(4):
+        name = serving.hash_name(partition)
+        for field in serving.redis.hkeys(name):  # type: ignore[union-attr]
+            if field.startswith(b":"):
+                serving.redis.hset(name, field, b"damaged")
+    serving.send(make_events(100, 10, seed=1))
+    with serving.running() as worker:
+        serving.wait_until(lambda: worker.log.read_text().count("HALT") >= 4, "HALTs", [worker])
+        serving.wait_until(
+            lambda: worker.log.read_text().count("acquired at") >= 8, "another try", [worker]
+        )
+    log = worker.log.read_text()
+    assert "a stored state is damaged" in log
+    assert (log.count("HALT: "), log.count("no longer halted")) == (4, 0)
