@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -172,6 +172,10 @@ class Serving:
     def hash_name(self, partition: int) -> str:
         """Return the name of a partition's hash, written out here a second time on purpose."""
         return f"{{{self.group}:{self.input}:{partition}}}"
+
+    def fields(self, partition: int) -> list[bytes]:
+        """Return the names of a partition's fields: meta fields, and keys after a colon."""
+        return cast("list[bytes]", self.redis.hkeys(self.hash_name(partition)))
 
     def watermarks(self) -> dict[int, int]:
         """Return each partition's W, 0 where there is none."""

@@ -76,7 +76,10 @@ def test_what_stands_before_a_bad_line_is_sent(
     flags = ["--brokers", kafka.brokers, "--topic", "bad", "--key", "key"]
     assert command.main([str(log), *flags]) == 2
     error = capsys.readouterr().err
-    assert error == (f"keyfold-send: {log}, line 4: Object missing required field `key`\n")
+    assert error == (
+        f"keyfold-send: {log}, line 4: Object missing required field `key` "
+        "(after 3 events were sent)\n"
+    )
     assert {key for _, key, _ in records(kafka, "bad")} == {b"k1", b"7"}
 
 

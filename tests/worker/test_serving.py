@@ -164,6 +164,7 @@ def test_poison_records_go_to_the_dead_letter_topic_and_the_rest_goes_on(serving
     assert reasons[poison[10]] == b"the record's value is nested more than 200 deep"
 
 
+@pytest.mark.usefixtures("real_kafka")  # Tansu neither limits records nor grows topics
 def test_a_reject_too_large_for_the_dead_letter_topic_is_cut_and_marked(serving: Serving) -> None:
     serving.kafka.delete_topic(serving.dead_letter)
     serving.kafka.create_topic(serving.dead_letter, 1, {"max.message.bytes": "600000"})
@@ -301,6 +302,7 @@ def test_a_reset_under_a_running_worker_stops_it_before_it_does_harm(serving: Se
     serving.verify_clean(len(events))
 
 
+@pytest.mark.usefixtures("real_kafka")  # Tansu neither limits records nor grows topics
 def test_a_topic_that_grew_halts_every_partition(serving: Serving) -> None:
     serving.send(make_events(500, 20))
     with serving.running() as worker:
@@ -460,7 +462,7 @@ def test_a_halt_is_reported_once_and_not_as_resolved_while_it_lasts(serving: Ser
         serving.wait_saved([worker])
     for partition in range(4):
         name = serving.hash_name(partition)
-        for field in serving.redis.hkeys(name):  # type: ignore[union-attr]
+        for field in serving.fields(partition):
             if field.startswith(b":"):
                 serving.redis.hset(name, field, b"damaged")
     serving.send(make_events(100, 10, seed=1))
