@@ -78,7 +78,7 @@ def test_what_stands_before_a_bad_line_is_sent(
     error = capsys.readouterr().err
     assert error == (
         f"keyfold-send: {log}, line 4: Object missing required field `key` "
-        "(after 3 events were sent)\n"
+        "(after 2 events were sent)\n"
     )
     assert {key for _, key, _ in records(kafka, "bad")} == {b"k1", b"7"}
 
