@@ -25,6 +25,7 @@ from local.services import (
     missing_for_kafka,
     wanted_version,
 )
+from local.services.kafka import new_cluster_id
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 REASON = "Java 17 or newer"
@@ -165,3 +166,8 @@ def test_a_session_without_java_fails_in_ci_only(tmp_path: Path, ci: bool) -> No
     assert REASON in run.stdout
     assert ("1 error" if ci else "1 passed") in run.stdout
     assert ("broker: embedded" in run.stdout) != ci
+
+
+def test_a_cluster_id_never_looks_like_an_option() -> None:
+    # One in 64 random ids did, and the broker then refused its own command line.
+    assert not any(new_cluster_id().startswith("-") for _ in range(2000))

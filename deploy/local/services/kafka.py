@@ -33,6 +33,14 @@ FAST_START = ("-XX:TieredStopAtLevel=1",)  # no optimising compiler: -1 s start,
 EMBEDDED = "embedded"  # as a version: do not even try a real broker
 
 
+def new_cluster_id() -> str:
+    """Return a random id that no command line takes for an option: it begins with no dash."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
 class KafkaService(Service):
     """What both brokers offer to tests, demo and benchmarks."""
 
@@ -41,7 +49,7 @@ class KafkaService(Service):
     def __init__(self, folder: Path | None = None) -> None:
         """Prepare a broker with a cluster id of its own."""
         super().__init__(folder)
-        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self.cluster_id = new_cluster_id()
 
     @property
     @abstractmethod
