@@ -165,7 +165,7 @@ def create_app(config: Config, settings_file: str = "worker.toml") -> App:
         halted = {o.partition.number: o.partition.halted for o in owners if o.halted}
         phases = {str(o.partition.number): o.partition.phase.value for o in owners}
         return page.json(
-            {"partitions": phases, "halted": halted, "events": app.metrics.events},
+            {"partitions": phases, "halted": halted, "totals": app.metrics.counts()},
             status=503 if halted else 200,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 STEPS = ("decode", "load", "schedule", "step", "encode", "emit", "save")
 
@@ -20,7 +20,6 @@ class Metrics:
 
     events: int = 0  # applied to a state
     rejects: int = 0  # sent to the dead-letter topic
-    replayed: int = 0  # events applied again after a rewind
     loaded: int = 0  # states read from Redis
     evicted: int = 0  # idle slots dropped
     saves: int = 0  # compare-and-sets that succeeded
@@ -51,6 +50,14 @@ class Metrics:
             f"{self.events} events, {rate:,.0f}/s, lag {lag}, {self.rejects} rejects, "
             f"{keys} keys resident, partitions {phases}; us/event: {profile}"
         )
+
+    def counts(self) -> dict[str, int]:
+        """Return the totals by name."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name != "seconds" and not item.name.startswith("_")
+        }
 
     def profile(self) -> dict[str, float]:
         """Return microseconds per event by step, over all events so far."""

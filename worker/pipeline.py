@@ -27,7 +27,7 @@ from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Fence, Phase, Record
-from keyfold.worker.slots import Slots
+from keyfold.worker.slots import Slots, as_rows
 from keyfold.worker.state_codec import StateCodec, StateCorrupt
 from keyfold.worker.store import Store, pieces
 from keyfold.worker.surroundings import retrying
@@ -162,7 +162,7 @@ class Pipeline:
             share.owner.halt(f"a stored state is damaged: {error}")
             return
         slot_of = {key: self._slots.add(partition.number, key) for key in keys}
-        self._slots.fill(np.array([slot_of[key] for key in warm], np.intp), states)
+        self._slots.fill(as_rows([slot_of[key] for key in warm]), states)
         self._metrics.loaded += len(warm)
 
     # -- place -------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class Pipeline:
                 cold = self._slots.add(share.number, key)
                 # Not to be evicted before the save has cleared the key's old state in Redis.
                 self._slots.offsets[cold] = record.offset
-                self._slots.mark(share.number, np.array([cold]))
+                self._slots.mark(share.number, as_rows([cold]))
             else:
                 slots[row] = of[key]
         return left

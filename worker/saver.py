@@ -24,7 +24,6 @@ class Saver:
 
     def __init__(self, partition: Partition, shared: Surroundings) -> None:
         self._partition, self._shared = partition, shared
-        self.in_flight: SavePlan | None = None  # sent, outcome not known yet
         self._emissions: list[Outputs] = []
         self._micro_batches = 0  # applied, not acked
         self._events = 0  # applied since the last snapshot
@@ -50,7 +49,6 @@ class Saver:
         """Drop everything: it belonged to a fence that is no more."""
         self._emissions = []
         self._events = self._micro_batches = 0
-        self.in_flight = None
 
     async def turn(self, wait: Callable[[float], Awaitable[object]]) -> None:
         """Emit everything applied so far, wait for the acks, save. Raises NotOwner, KafkaError.
@@ -66,11 +64,7 @@ class Saver:
         with shared.metrics.timed("encode"):
             payload = self._snapshot()
         await self._emit(plan.w1)
-        self.in_flight = plan
-        try:
-            await self._save(plan, payload)
-        finally:
-            self.in_flight = None
+        await self._save(plan, payload)
         self._last_save_s = asyncio.get_running_loop().time()
 
     async def _write_behind(self, wait: Callable[[float], Awaitable[object]]) -> None:

@@ -404,7 +404,9 @@ def test_health_says_which_partition_halted(serving: Serving) -> None:
     with serving.running(worker__web_port=port) as worker:
         serving.wait_saved([worker])
         serving.wait_until(lambda: serving.get(port, "/health")[0] == 200, "health", [worker])
-        assert serving.get(port, "/health")[1]["partitions"] == dict.fromkeys("0123", "run")
+        body = serving.get(port, "/health")[1]
+        assert body["partitions"] == dict.fromkeys("0123", "run")
+        assert (body["totals"]["events"], body["totals"]["halts"]) == (200, 0)
         assert serving.get(port, "/table/")[0] == 404
         serving.redis.flushall()
         serving.wait_until(lambda: serving.get(port, "/health")[0] == 503, "health", [worker])
