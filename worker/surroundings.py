@@ -1,7 +1,7 @@
 """What the owners of one worker share, and what they need of Kafka.
 
-Only declarations: who owns what is said in each part's own module. Built by worker/app.py, used by
-worker/owner.py and worker/saver.py.
+Declarations, and the one way in which all of them try Redis again: who owns what is said in each
+part's own module. Built by worker/app.py, used by worker/owner.py, saver.py and pipeline.py.
 """
 
 from __future__ import annotations
