@@ -31,7 +31,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit integration check format bench cmapss up down lock clean
+.PHONY: help demo demo-quick test unit integration check format bench bench-outputs faults cmapss up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,15 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's format
 bench: $(VENV)/installed-dev ## measure events per second on a real Kafka
 	@$(BIN)/python deploy/local/prepare_kafka.py
 	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-outputs: $(VENV)/installed-dev ## measure what exactly-once outputs cost
+	@$(BIN)/python deploy/local/prepare_kafka.py
+	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/outputs.py $(ARGS)
+
+faults: $(VENV)/installed-dev ## break real workers, Kafka and Redis: make faults N=20 SEED=1
+	@$(BIN)/python deploy/local/prepare_kafka.py
+	@PYTHONPATH=deploy:tests/support:tests/faults $(BIN)/python -m campaign \
+		--n $(or $(N),20) --seed $(or $(SEED),1) $(if $(KINDS),--kinds $(KINDS)) $(ARGS)
 
 cmapss: $(VENV)/installed-dev ## train and stream C-MAPSS FD001: make cmapss DATA=FOLDER
 	@$(BIN)/python deploy/local/prepare_kafka.py

@@ -52,11 +52,18 @@ def _events(manifest: Manifest) -> Iterator[str]:
     yield from _line("", ", ".join(fields))
     null = {"reject": "is a reject", "reset": "resets the key (tombstone)"}[events.tombstone]
     yield from _line("null value", null)
+    yield from _line("silent key", _expiry(events.reset_after_ms))
     if outputs.kind == "classification":
         yield from _line("prediction", f"one label of {len(outputs.names)}, and probabilities:")
     else:
         yield from _line("prediction", "numbers, in the label's unit:")
     yield from _line("", ", ".join(outputs.names))
+
+
+def _expiry(reset_after_ms: int | None) -> str:
+    if reset_after_ms is None:
+        return "keeps its state for ever"
+    return f"starts anew after {reset_after_ms / 1000:,.10g} s ({reset_after_ms} ms of event time)"
 
 
 def _model(bundle: Bundle) -> Iterator[str]:

@@ -40,6 +40,7 @@ class EventSpec:
     time_field: str | None = None  # event time's field; None: the record's timestamp
     time_unit: TimeUnit = "ms"  # unit of time_field since 1970-01-01 UTC
     tombstone: Tombstone = "reject"  # what a record with a null value does to its key's state
+    reset_after_ms: int | None = None  # a key silent for longer starts cold again; None: never
 
     def __post_init__(self) -> None:
         if self.time_unit not in ("ms", "s"):
@@ -48,15 +49,22 @@ class EventSpec:
             raise SpecError(
                 f"events.tombstone: expected 'reject' or 'reset', got {self.tombstone!r}"
             )
+        after: object = self.reset_after_ms
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int)):
+            raise SpecError(f"events.reset_after_ms: expected whole ms, got {after!r}")
+        if isinstance(after, int) and after < 1:
+            raise SpecError(f"events.reset_after_ms: expected at least 1 ms, got {after}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest's form."""
+        """Return the manifest's form; what is not set does not stand in it."""
+        expiry = {} if self.reset_after_ms is None else {"reset_after_ms": self.reset_after_ms}
         return {
             "codec": "json",
             "key_field": self.key_field,
             "time_field": self.time_field,
             "time_unit": self.time_unit,
             "tombstone": self.tombstone,
+            **expiry,
         }
 
     @classmethod
@@ -64,7 +72,10 @@ class EventSpec:
         """Read the manifest's form. Raises SpecError on a codec this version does not know."""
         if data["codec"] != "json":
             raise SpecError(f"events.codec: expected 'json', got {data['codec']!r}")
-        return cls(data["key_field"], data["time_field"], data["time_unit"], data["tombstone"])
+        return cls(
+            data["key_field"], data["time_field"], data["time_unit"], data["tombstone"],
+            data.get("reset_after_ms"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +233,7 @@ class Caused:
     keys: Sequence[bytes]  # key_fragment() of the records' keys
     times_ms: Sequence[int]  # event times
     steps: Sequence[int]  # of the key, this event's included: 1 for a key's first event
+    gaps: Sequence[bool] | None = None  # the key's history may miss lost events; None: nowhere
 
 
 class PredictionEncoder:
@@ -243,10 +255,14 @@ class PredictionEncoder:
         )
         true, false = b"true", b"false"
         columns = (caused.offsets, caused.keys, caused.times_ms, self.outputs(y), caused.steps)
-        return [
+        payloads = [
             form % (offset, offset, key, time, output, steps, true if steps == 1 else false)
             for offset, key, time, output, steps in zip(*columns, strict=True)
         ]
+        for row, gap in enumerate(caused.gaps or ()):
+            if gap:
+                payloads[row] = payloads[row][:-1] + b',"gap":true}'
+        return payloads
 
     def outputs(self, y: NDArray[np.float32]) -> list[bytes]:
         """Write each row of y (N,O) as the prediction's "output" object."""

@@ -19,6 +19,7 @@ from keyfold.export.settings import SettingsError
 __all__ = ["Config", "Data", "Fit", "Kafka", "Model", "SettingsError", "Split", "read_config"]
 
 PREFIX = "KEYFOLD_TRAIN_"
+MAX_RESET_AFTER_S = 8.64e12  # as far as event times go
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Data:
     time_field: str | None = None  # event time; unset: the record's timestamp (files: 0)
     time_unit: Literal["ms", "s"] = "ms"  # of time_field, since 1970-01-01 UTC
     tombstone: Literal["reject", "reset"] = "reject"  # a record with a null value
+    # A key silent for longer, by its own event times, starts anew, in training as when served; the
+    # worker also counts the stream's time, so that it may forget silent keys. Unset: never.
+    reset_after_s: float | None = None
     classes: tuple[str, ...] = ()  # classification: labels in output order; default: as found
     label_cap: float | None = None  # regression: larger labels count as this much
     max_reject_share: float = 0.01  # of all records; with more rejects the run stops
@@ -40,10 +44,22 @@ class Data:
     def __post_init__(self) -> None:
         if self.label in self.features:
             raise ValueError(f"label: expected a field that is no feature, got {self.label!r}")
+        after_s = self.reset_after_s
+        if after_s is not None and not 0.001 <= after_s <= MAX_RESET_AFTER_S:
+            raise ValueError(
+                f"reset_after_s: expected 0.001 to {MAX_RESET_AFTER_S:g}, got {after_s}"
+            )
+        if after_s is not None and self.files and self.time_field is None:
+            raise ValueError("reset_after_s: expected a time_field: a file's row has no timestamp")
         if self.kind == "regression" and self.classes:
             raise ValueError("classes: expected none for kind = 'regression'")
         if self.kind == "classification" and self.label_cap is not None:
             raise ValueError("label_cap: expected none for kind = 'classification'")
+
+    @property
+    def reset_after_ms(self) -> int | None:
+        """Silence after which a key starts anew, as the bundle says it."""
+        return None if self.reset_after_s is None else round(self.reset_after_s * 1000)
 
 
 @dataclass(frozen=True, slots=True)

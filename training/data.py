@@ -31,7 +31,7 @@ class DataError(Crash):
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One key's events in log order."""
+    """One key's events in log order, from a cold start to its next one."""
 
     key: str  # for people and patterns; bytes that are no UTF-8 are shown escaped
     x: NDArray[np.float32]  # (T,F) unscaled features
@@ -49,7 +49,7 @@ class EventLog:
     events: EventSpec  # how it was decoded
     features: FeatureSpec  # columns of every x
     outputs: OutputSpec  # what the labels mean
-    sequences: tuple[Sequence, ...]  # by first appearance of the key
+    sequences: tuple[Sequence, ...]  # by first appearance; a key that starts anew has several
     sha256: str  # of the records read, in order
     records: int  # read, rejects included
     rejected: int  # of these
@@ -75,9 +75,11 @@ def build(data: Data, chunks: Iterable[Chunk], *, keyed: bool) -> EventLog:
     """
     features = FeatureSpec(data.features)
     # On Kafka key_field names what a log file would call the key; the worker does not read it.
-    events = EventSpec(data.key_field, data.time_field, data.time_unit, data.tombstone)
+    events = EventSpec(
+        data.key_field, data.time_field, data.time_unit, data.tombstone, data.reset_after_ms
+    )
     labels = Labels(data, keyed)
-    columns = _Columns(resets=data.tombstone == "reset")
+    columns = _Columns(data.tombstone == "reset", data.reset_after_ms)
     decoder = Decoder(events, features)
     for chunk in chunks:
         columns.add(chunk, decoder, labels)
@@ -110,12 +112,14 @@ class _Columns:
     """Decoded chunks, as columns of arrays."""
 
     resets: bool  # a null value ends its key's sequence
+    reset_after_ms: int | None = None  # so does a longer silence of the key, by its own event times
     x: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,F)
     times_ms: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,)
     owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): sequence number
     labels: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,)
     names: list[str] = field(default_factory=list)  # sequence number -> key
     current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest sequence
+    last_ms: list[int] = field(default_factory=list)  # sequence number -> time of its last event
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
     records: int = 0  # read
     rejected: int = 0  # of these
@@ -136,7 +140,7 @@ class _Columns:
                 if row in decoded.rejects:
                     raise Reject(decoded.rejects[row])
                 key, targets[row] = labels.read(key, value or b"")
-                owners[row] = self._owner(key)
+                owners[row] = self._owner(key, int(decoded.times_ms[row]))
             except Reject as reject:
                 self._note(f"{chunk.source}, {chunk.places[row]}: {reject}")
         self.records += len(chunk.values)
@@ -146,11 +150,18 @@ class _Columns:
         self.owners.append(owners[good])
         self.labels.append(targets[good])
 
-    def _owner(self, key: bytes) -> int:
-        if key not in self.current:
-            self.current[key] = len(self.names)
+    def _owner(self, key: bytes, time_ms: int) -> int:
+        """Return the number of the sequence that a key's next event belongs to."""
+        number = self.current.get(key)
+        if number is None or self._is_silent(time_ms - self.last_ms[number]):
+            number = self.current[key] = len(self.names)
             self.names.append(key.decode(errors="backslashreplace"))
-        return self.current[key]
+            self.last_ms.append(time_ms)
+        self.last_ms[number] = time_ms
+        return number
+
+    def _is_silent(self, gap_ms: int) -> bool:
+        return self.reset_after_ms is not None and gap_ms > self.reset_after_ms
 
     def _note(self, reject: str) -> None:
         self.rejected += 1

@@ -1,8 +1,9 @@
 """Predictions and metrics of a trained model over whole sequences.
 
 Owns what "how good is it" means: every event is predicted from its key's events so far, as it will
-be when served, and only events that count are judged. Knows networks and parts, not files. Called
-by the commands after training, and on other logs.
+be when served, and only events that count are judged. A sequence begins where its key starts cold:
+at its first event, behind a tombstone, after a silence (training/data.py cuts there). Knows
+networks and parts, not files. Called by the commands after training, and on other logs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Metrics = dict[str, float | int]
 
 
 def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
-    """Return each sequence's outputs (T,O), folded from its first event on."""
+    """Return each sequence's outputs (T,O), folded cold from its first event on."""
     found: list[list[NDArray[np.float32]]] = [[] for _ in part.sequences]
     pieces = [Piece(index, 0, 0) for index in range(len(part.sequences))]
     states: list[Any] = []

@@ -12,22 +12,27 @@ import importlib
 import logging
 import os
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import faust
 
+from keyfold.worker import health
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.emit import Destination, Emitter
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport, faust_log
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
-from keyfold.worker.partition import Partition
+from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
 from keyfold.worker.surroundings import Settings, Surroundings, retrying
+from keyfold.worker.transactions import Transactions
+from keyfold.worker.watchdog import Watchdog, Watched, reading
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +55,29 @@ class App(faust.App):
         self.metrics = Metrics()
         self.slots = Slots(manifest)
         redis = config.redis
-        self.store = Store.connect(redis.url, redis.timeout_s, config.kafka.group)
+        exactly_once = config.worker.outputs == "exactly-once"
+        self.store = Store.connect(redis.url, redis.timeout_s, config.kafka.group, exactly_once)
         self.pipeline = Pipeline(
             self.model, self.slots, self.store, self.metrics, config.kafka.input
         )
+        self.watchdog = Watchdog(
+            Watched(
+                config.kafka.brokers, config.kafka.input, config.kafka.group,
+                config.worker.stuck_after_s or float("inf"),
+            ),
+            lambda: [reading(owner) for owner in self.owners()],
+            partial(os._exit, EX_CRASH),
+        )  # fmt: skip
         self._nonce = uuid.uuid4().hex
         self._codec = StateCodec(manifest)
-        self._emitter = Emitter(
-            lambda: self.producer.connected(),
-            Destination(
-                config.kafka.input, config.kafka.output, config.kafka.dead_letter,
-                self.model.bundle.id,
-            ),
-        )  # fmt: skip
+        destination = Destination(
+            config.kafka.input, config.kafka.output, config.kafka.dead_letter, self.model.bundle.id
+        )
+        self._emitter = (
+            Transactions(config.kafka, destination)
+            if exactly_once
+            else Emitter(lambda: self.producer.connected(), destination)
+        )
         # Faust subscribes to topics it knows; no channel of this one ever delivers.
         self.topics.add(self.topic(self.input_topic))
 
@@ -90,10 +105,23 @@ class App(faust.App):
             Settings(
                 kafka.output, kafka.dead_letter, worker.start, worker.save_every_ms / 1000,
                 self._nonce, self.model.bundle.id,
+                self.model.bundle.manifest.events.reset_after_ms,
             ),
             self._wake, self.fail,
         )  # fmt: skip
-        return Owner(Partition(kafka.input, number, kafka.group, self._settings_file), shared)
+        rules = Rules(
+            worker.outputs == "exactly-once",
+            worker.on_bundle_change,
+            worker.on_lost_range == "mark-and-continue",
+        )
+        return Owner(
+            Partition(kafka.input, number, kafka.group, self._settings_file, rules), shared
+        )
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has given this worker its partitions, be it none."""
+        return bool(self.tables.recovery.completed.is_set() and not self.rebalancing)
 
     def owners(self) -> list[Owner]:
         """Return the owners of this worker's partitions."""
@@ -159,19 +187,23 @@ def create_app(config: Config, settings_file: str = "worker.toml") -> App:
             lag = sum(owner.lag for owner in owners)
             log.info("%s", app.metrics.line(lag, len(app.slots), phases or "none"))
 
-    @app.page("/health")
-    async def health(page: Any, request: Any) -> Any:
-        owners = app.owners()
-        halted = {o.partition.number: o.partition.halted for o in owners if o.halted}
-        phases = {str(o.partition.number): o.partition.phase.value for o in owners}
-        return page.json(
-            {"partitions": phases, "halted": halted, "totals": app.metrics.counts()},
-            status=503 if halted else 200,
-        )
+    @app.task
+    async def watchdog(app: App) -> None:
+        await app.watchdog.run()
+
+    for path, answer in health.PAGES.items():
+        _serve(app, path, answer)
 
     for name in worker.agents:
         _load(name)(app)
     return app
+
+
+def _serve(app: App, path: str, answer: Callable[[App], health.Answer]) -> None:
+    @app.page(path, name=f"keyfold{path}")
+    async def page(page: Any, request: Any) -> Any:
+        status, body = answer(app)
+        return page.json(body, status=status)
 
 
 def _load(name: str) -> Any:

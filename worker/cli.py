@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         config = read_config(arguments.config, arguments.set)
         # Imported late: --help and a wrong setting answer at once.
         from keyfold.worker.app import EX_CRASH, create_app
+        from keyfold.worker.health import check_port
         from keyfold.worker.topics import check_topics
+
+        check_port(config.worker.web_port)
 
         # Before the app: Faust's services take the event loop when they are made.
         loop = _new_event_loop()

@@ -1,28 +1,23 @@
 """Compares what a worker has put out for one partition with the offline fold of that partition.
 
 Owns the rules of lost, duplicate, conflicting, out of order, cross-key, wrong and unexpected
-predictions. It reads a prediction's JSON by itself, without the encoder that wrote it. Pure:
-records come as plain values, no topic is read here. Called by worker/verify.py and by tests.
+predictions, and which of them cannot be judged any more (worker/prediction.py reads a single one).
+Pure: records come as plain values, no topic is read here. Called by worker/verification.py and by
+tests.
 """
 
 from __future__ import annotations
 
 from array import array
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.findings import Fault, Findings
+from keyfold.worker.prediction import Members, Reading, key_member, parse, show_key, split_id
 from keyfold.worker.refold import Expected, Kind, Refold
 
-MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle"}
 UNSEEN, RIGHT, WRONG = 0, 1, 2
 KEYS_NAMED = 100  # of events without a prediction, per partition
-Difference = tuple[str, str]  # expected, got
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +28,20 @@ class Place:
     output: str  # topic of predictions
     partition: int  # of both
     base: int  # first offset that was ever folded
-    watermark: int  # all events below it must have been predicted
+    watermark: int  # stored states are the fold of the events below it
+    floor: int = 0  # outputs about offsets below it are neither required nor compared
+    committed: int = 0  # outputs about offsets below it are in transactions that have ended
+    start: int = 0  # records below it are gone: outputs about them cannot be compared
+    resets: int = 0  # of the outputs, by an operator: each may emit every prediction once more
+
+    @property
+    def due(self) -> int:
+        """All events below this offset must have been predicted, but for those below the floor."""
+        return max(self.watermark, self.committed)
+
+    def at(self, offset: int) -> str:
+        """Name a record of the input."""
+        return f"{self.input}:{self.partition}:{offset}"
 
 
 class Strays:
@@ -56,7 +64,7 @@ class Strays:
             for offset in offsets:
                 if (place.partition, offset) not in self.found:
                     key = keys.get(offset, "")
-                    where = f"{place.input}:{place.partition}:{offset}"
+                    where = place.at(offset)
                     findings.add(Fault.LOST, where, f"a prediction{key}", "none")
 
 
@@ -66,22 +74,22 @@ class OutputCheck:
     def __init__(
         self, bundle: Bundle, place: Place, refold: Refold, findings: Findings, strays: Strays
     ) -> None:
-        self._bundle_id = bundle.id  # not for nothing: each call hashes the manifest
+        self._reading = Reading(bundle, findings)
         self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
-        self._tolerance = bundle.manifest.tolerance * bundle.golden.scale()
-        self._names = bundle.manifest.outputs.names
-        self._classifies = bundle.manifest.outputs.kind == "classification"
         self._seen = bytearray(len(refold))  # per input record
         self._digests = array("q", bytes(8 * len(refold)))  # of the first prediction
         self._latest = array("q", [-1]) * len(refold.keys)  # per key: latest predicted offset
+        self._firsts: dict[int, Members] = {}  # position -> first prediction, where not derivable
+        self._repeated: dict[int, int] = {}  # position -> repetitions, after a reset of outputs
+        self._furthest = -1  # highest offset predicted so far
 
     def prediction(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Take the output record at `offset`."""
         findings, place = self._findings, self._place
         findings.predictions += 1
         where = f"{place.output}:{place.partition}:{offset}"
-        members = _parse(value)
+        members = parse(value)
         if members is None:
             findings.add(Fault.UNEXPECTED, where, "a prediction", "no JSON object")
             return
@@ -92,47 +100,69 @@ class OutputCheck:
         if position is None or self._refold.kind(position) is not Kind.EVENT:
             what = "no record" if position is None else f"a {self._kind(position)}"
             got = f"a prediction at {where}"
-            findings.add(Fault.UNEXPECTED, self._input(event), f"none: {what}", got)
+            findings.add(Fault.UNEXPECTED, place.at(event), f"none: {what}", got)
             return
         expected = self._refold.expected(position)
         key_is_right = self._key_is_right(expected, event, key, members, where)
-        difference = self._difference(expected, event, members)
-        right, digest = key_is_right and difference is None, hash(value)
+        difference = self._reading.difference(expected, place.at(event), members)
+        verdict = RIGHT if key_is_right and difference is None else WRONG
         if self._seen[position] != UNSEEN:
-            same = self._digests[position] == digest
-            if same or (right and self._seen[position] == RIGHT):
-                # Another grouping of the same events may change the last bits of a float: within
-                # the tolerance a repetition says the same thing, even if not in the same bytes.
-                findings.add(Fault.DUPLICATE, self._input(event), "once", f"again at {where}")
+            if self._repeats(position, verdict, members, value):
+                self._duplicate(position, where)
             else:
                 want, got = difference or ("the same prediction again", "another one")
-                findings.add(Fault.CONFLICT, self._input(event), want, f"{got} at {where}")
+                findings.add(Fault.CONFLICT, place.at(event), want, f"{got} at {where}")
             return
-        self._seen[position] = RIGHT if right else WRONG
-        self._digests[position] = digest
+        self._seen[position] = verdict
+        self._digests[position] = hash(value)
         self._in_order(expected, event, where)
+        if not expected.known:
+            self._firsts[position] = members
+            findings.unverifiable += 1
         if difference is not None:
             got = f"{difference[1]} at {where}"
-            findings.add(Fault.WRONG_OUTPUT, self._input(event), difference[0], got)
+            findings.add(Fault.WRONG_OUTPUT, place.at(event), difference[0], got)
 
     def finish(self) -> None:
-        """Count the partition's records and note events below the watermark without prediction."""
-        findings, refold = self._findings, self._refold
+        """Count the partition's records and note the events that must have a prediction."""
+        findings, refold, place = self._findings, self._refold, self._place
         findings.events += refold.events
         findings.rejects += len(refold.rejects)
         findings.resets += len(refold) - refold.events - len(refold.rejects)
+        findings.expired += refold.expired
+        findings.lost_records += refold.skipped
         missing = array("q")
         for position, seen in enumerate(self._seen):
             if seen == UNSEEN and refold.kind(position) is Kind.EVENT:
                 offset = refold.offset(position)
-                if offset < self._place.watermark:
+                if place.floor <= offset < place.due:
                     missing.append(offset)
-        self._strays.missing(self._place, refold, missing)
+        self._strays.missing(place, refold, missing)
 
-    def _event(self, members: Mapping[str, Any], where: str) -> int | None:
+    def _repeats(self, position: int, verdict: int, members: Members, value: bytes | None) -> bool:
+        """Say whether a prediction repeats the first one with its id."""
+        if self._digests[position] == hash(value):
+            return True
+        # Another grouping of the same events may change the last bits of a float: within the
+        # tolerance a repetition says the same thing, even if not in the same bytes.
+        first = self._firsts.get(position)
+        same = first is None or self._reading.repeats(first, members)
+        return same and verdict == self._seen[position] == RIGHT
+
+    def _duplicate(self, position: int, where: str) -> None:
+        place, offset = self._place, self._refold.offset(position)
+        repeats = self._repeated.get(position, 0) + 1
+        if place.resets:
+            self._repeated[position] = repeats
+        if repeats <= place.resets:
+            self._findings.repeated_by_reset += 1  # that is what an operator's reset asks for
+        else:
+            self._findings.add(Fault.DUPLICATE, place.at(offset), "once", f"again at {where}")
+
+    def _event(self, members: Members, where: str) -> int | None:
         """Return the offset of the event that a prediction's id names, if it is to be checked."""
         place = self._place
-        topic, partition, offset, index = _split_id(members.get("id"))
+        topic, partition, offset, index = split_id(members.get("id"))
         if topic != place.input or index != 0:
             got = f"id {members.get('id')!r}"
             form = f"an id {place.input}:{place.partition}:OFFSET:0"
@@ -147,16 +177,33 @@ class OutputCheck:
                 f"at {where}",
             )
             return None
+        return offset if self._is_comparable(offset, where) else None
+
+    def _is_comparable(self, offset: int, where: str) -> bool:
+        """Say whether an event can be compared; count and check what is left of it otherwise."""
+        place, findings, lost = self._place, self._findings, self._refold.lost
         if offset < place.base:
-            self._findings.before_base += 1
-            return None
-        return offset
+            findings.before_base += 1
+        elif offset < place.floor:
+            findings.below_floor += 1
+        elif lost.holds(offset):
+            # It may have been predicted, but not saved, before it was lost.
+            findings.unverifiable += 1
+            if findings.exactly_once and self._furthest >= lost.following(offset):
+                what = "none: its event was lost, and the stream has gone on behind it"
+                findings.add(Fault.UNEXPECTED, place.at(offset), what, f"a prediction at {where}")
+        elif offset < place.start:
+            findings.unverifiable += 1
+        else:
+            self._furthest = max(self._furthest, offset)
+            return True
+        return False
 
     def _in_order(self, expected: Expected, event: int, where: str) -> None:
         latest = self._latest[expected.key_number]
         if event < latest:
             wanted = f"before the prediction for offset {latest}, of the same key"
-            self._findings.add(Fault.ORDER, self._input(event), wanted, f"after it, at {where}")
+            self._findings.add(Fault.ORDER, self._place.at(event), wanted, f"after it, at {where}")
         else:
             self._latest[expected.key_number] = event
 
@@ -165,7 +212,7 @@ class OutputCheck:
         expected: Expected,
         event: int,
         key: bytes | None,
-        members: Mapping[str, Any],
+        members: Members,
         where: str,
     ) -> bool:
         name, text = key_member(expected.key)
@@ -177,67 +224,9 @@ class OutputCheck:
         else:
             got = f"member {name} {members.get(name)!r} at {where}"
         self._findings.add(
-            Fault.CROSS_KEY, self._input(event), f"key {show_key(expected.key)}", got
+            Fault.CROSS_KEY, self._place.at(event), f"key {show_key(expected.key)}", got
         )
         return False
-
-    def _difference(
-        self, expected: Expected, event: int, members: Mapping[str, Any]
-    ) -> Difference | None:
-        """Return the first difference between a prediction and the offline one."""
-        exact = (
-            ("about", self._input(event)),
-            ("time", expected.time_ms),
-            ("steps", expected.steps),
-            ("cold", expected.steps == 1),
-            ("bundle", self._bundle_id),
-        )
-        for name, wanted in exact:
-            got = members.get(name)
-            if type(got) is not type(wanted) or got != wanted:
-                return f"{name} {wanted!r}", f"{name} {got!r}"
-        unknown = members.keys() - MEMBERS
-        if unknown:
-            return "no further members", ", ".join(sorted(unknown))
-        return self._output_difference(expected.output, members.get("output"))
-
-    def _output_difference(self, wanted: Sequence[float], output: Any) -> Difference | None:
-        numbers = self._numbers(output)
-        if numbers is None:
-            return f"an output of {', '.join(self._names)}", "another form"
-        for name, want, got in zip(self._names, wanted, numbers, strict=True):
-            gap = abs(got - want)
-            self._findings.max_abs_difference = max(self._findings.max_abs_difference, gap)
-            if not gap <= self._tolerance:
-                return f"{name} {want!r} within {self._tolerance:.2g}", repr(got)
-        if self._classifies:
-            best = self._names[numbers.index(max(numbers))]
-            # Of equal probabilities any may give the label.
-            if numbers[self._names.index(output["label"])] != max(numbers):
-                return f"label {best!r}", f"label {output['label']!r}"
-        return None
-
-    def _numbers(self, output: Any) -> list[float] | None:
-        """Return an output's O numbers, or None when it has another form."""
-        if not isinstance(output, dict):
-            return None
-        if self._classifies:
-            numbers = output.get("probabilities")
-            if output.keys() != {"label", "probabilities"} or output["label"] not in self._names:
-                return None
-        else:
-            if output.keys() != set(self._names):
-                return None
-            numbers = [output[name] for name in self._names]
-        if not isinstance(numbers, list) or len(numbers) != len(self._names):
-            return None
-        if not all(type(number) in (int, float) for number in numbers):
-            return None
-        # The text is the shortest that reads back as the same float32.
-        return array("f", numbers).tolist()
-
-    def _input(self, event: int) -> str:
-        return f"{self._place.input}:{self._place.partition}:{event}"
 
     def _kind(self, position: int) -> str:
         return self._refold.kind(position).name.lower()
@@ -246,32 +235,3 @@ class OutputCheck:
 def _key_at(refold: Refold, offset: int) -> str:
     position = refold.position(offset)
     return "" if position is None else f" for key {show_key(refold.expected(position).key)}"
-
-
-def key_member(key: bytes) -> tuple[str, str]:
-    """Return the name and text of the JSON member that shows a key."""
-    try:
-        return "key", key.decode()
-    except UnicodeDecodeError:
-        return "key_b64", b64encode(key).decode()
-
-
-def show_key(key: bytes | None) -> str:
-    """Return a key as a person can read it."""
-    return "null" if key is None else repr(key)[1:]
-
-
-def _parse(value: bytes | None) -> dict[str, Any] | None:
-    try:
-        members = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
-        return None
-    return members if isinstance(members, dict) else None
-
-
-def _split_id(text: Any) -> tuple[str, int, int, int]:
-    try:
-        topic, partition, offset, index = text.split(":")
-        return topic, int(partition), int(offset), int(index)
-    except (AttributeError, ValueError):
-        return "", -1, -1, -1

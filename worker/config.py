@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from keyfold.export import settings
 from keyfold.export.settings import SettingsError
+from keyfold.worker.redis_url import problem_with_url
 
 __all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 
@@ -31,12 +31,13 @@ class Kafka:
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is emitted
     session_timeout_s: float = 10.0  # a silent worker loses its partitions after this
     request_timeout_s: float = 30.0  # of one request to a broker
+    transaction_timeout_s: float = 30.0  # exactly-once outputs: a dead worker's open transaction
 
     def __post_init__(self) -> None:
         for name in ("brokers", "input", "output", "group"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected a name, got none")
-        for name in ("session_timeout_s", "request_timeout_s"):
+        for name in ("session_timeout_s", "request_timeout_s", "transaction_timeout_s"):
             _expect_positive(name, getattr(self, name))
         for broker in self.brokers.split(","):
             host, _, port = broker.strip().rpartition(":")
@@ -56,14 +57,14 @@ class Kafka:
 class Redis:
     """Where the state lives. Must run with maxmemory-policy noeviction."""
 
-    url: str = "redis://127.0.0.1:6379/0"  # redis://[user:password@]host:port/db
+    url: str = "redis://127.0.0.1:6379/0"  # also redis+sentinel:// and redis+cluster://, see README
     timeout_s: float = 5.0  # of one command, before it is tried again
 
     def __post_init__(self) -> None:
         _expect_positive("timeout_s", self.timeout_s)
-        if not _is_redis_url(self.url):
-            # Never shown: it may hold a password.
-            raise ValueError("url: expected redis://[user:password@]host[:port][/db]")
+        problem = problem_with_url(self.url)  # which never shows it: it may hold a password
+        if problem is not None:
+            raise ValueError(f"url: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,17 @@ class Worker:
 
     bundle: Path  # folder written by keyfold-export
     start: Literal["", "earliest", "latest"] = ""  # where a new group begins; no default
+    outputs: Literal["at-least-once", "exactly-once"] = "at-least-once"  # see README
+    on_bundle_change: Literal["halt", "rebuild", "reset"] = "halt"  # states of another bundle
+    on_lost_range: Literal["halt", "mark-and-continue"] = "halt"  # retention overtook the state
     max_events: int = 8192  # most events in one micro-batch, over all partitions
     max_buffer_bytes: int = 64 << 20  # of fetched records waiting, over all partitions
     max_resident_keys: int = 1_000_000  # keys kept in memory; idle ones above this are dropped
     save_every_ms: int = 0  # 0: save after each micro-batch; else write-behind at this interval
     drain_s: float = 10.0  # longest wait for a micro-batch in flight on revocation or stop
+    stuck_after_s: float = (
+        120.0  # no progress in spite of lag for so long ends the worker; 0: never
+    )
     metrics_every_s: float = 10.0  # of the log line with rates, lag and microseconds per step
     web_port: int = 0  # Faust's web server on loopback; 0: off
     agents: tuple[str, ...] = ()  # "package.module:function", called with the app before it starts
@@ -85,28 +92,11 @@ class Worker:
         for name in ("max_events", "max_buffer_bytes", "max_resident_keys"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("save_every_ms", "drain_s", "metrics_every_s", "web_port"):
+        for name in ("save_every_ms", "drain_s", "stuck_after_s", "metrics_every_s", "web_port"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if self.web_port > 65535:
             raise ValueError(f"web_port: expected at most 65535, got {self.web_port}")
-
-
-def _is_redis_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-    if parts.scheme == "unix":
-        return bool(parts.path)
-    database = parts.path.strip("/")
-    return (
-        parts.scheme in ("redis", "rediss")
-        and bool(parts.hostname)
-        and port_is_number
-        and (database.isdigit() or not database)
-    )
 
 
 def _expect_positive(name: str, value: float) -> None:
@@ -121,6 +111,15 @@ class Config:
     kafka: Kafka  # the log
     worker: Worker  # the service
     redis: Redis = field(default_factory=Redis)  # the state
+
+    def __post_init__(self) -> None:
+        # So long W may stand still though all is well.
+        least_s = max(3 * self.redis.timeout_s, 2 * self.worker.save_every_ms / 1000)
+        if 0 < self.worker.stuck_after_s < least_s:
+            raise SettingsError(
+                f"worker.stuck_after_s: expected 0 or at least {least_s:g} (redis.timeout_s and "
+                f"worker.save_every_ms), got {self.worker.stuck_after_s:g}"
+            )
 
 
 def read_config(

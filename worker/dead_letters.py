@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from keyfold.export.bundle import Bundle
 from keyfold.worker.compare import Place
 from keyfold.worker.findings import Fault, Findings
-from keyfold.worker.refold import NOT_FINITE, Refold, Rejected, original_digest
+from keyfold.worker.refold import NOT_FINITE, Refold, Rejected, record_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class DeadLetter:
     where: str  # its own topic:partition:offset
     reason: str  # keyfold-reason
     bundle: str  # keyfold-bundle
-    digest: int  # original_digest() of its key and value
+    digest: int  # record_digest() of its key and value
     truncated: str  # keyfold-truncated: the value's original size in bytes, if it was cut
 
 
@@ -39,13 +39,17 @@ def check_dead_letters(
         findings.dead_letters += len(about)
         if offset < place.base:
             findings.before_base += len(about)
+        elif offset < place.floor:
+            findings.below_floor += len(about)
+        elif offset < place.start or refold.lost.holds(offset):
+            findings.unverifiable += len(about)
         elif offset not in refold.rejects:
             where = f"{place.input}:{place.partition}:{offset}"
             for letter in about:
                 got = f"a dead letter at {letter.where}"
                 findings.add(Fault.UNEXPECTED, where, "no dead letter: it is no reject", got)
     for offset, rejected in refold.rejects.items():
-        if offset < place.watermark:
+        if place.floor <= offset < place.due:
             got = _letter_problem(bundle.id, rejected, letters.get(offset, ()))
             if got:
                 where = f"{place.input}:{place.partition}:{offset}"
@@ -88,5 +92,5 @@ def parse_dead_letter(
         reason, bundle = found["keyfold-reason"], found["keyfold-bundle"]
     except (KeyError, ValueError):
         return None
-    digest, truncated = original_digest(key, value), found.get("keyfold-truncated", "")
+    digest, truncated = record_digest(key, value), found.get("keyfold-truncated", "")
     return topic, partition, offset, DeadLetter(where, reason, bundle, digest, truncated)

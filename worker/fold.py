@@ -29,6 +29,7 @@ class Rows:
     x: NDArray[np.float32]  # (N,F)
     offsets: NDArray[np.int64]  # (N,)
     times_ms: NDArray[np.int64]  # (N,)
+    stream_ms: NDArray[np.int64]  # (N,) the partition's stream time, this event included
     y: NDArray[np.float32]  # (N,O) outputs
     steps: NDArray[np.int64]  # (N,) steps of the key, this one included
     rejects: dict[int, str]  # row -> why; its slot becomes -1
@@ -66,6 +67,7 @@ class Fold:
         last = events[np.arange(len(events)), group.lengths - 1]
         slots.offsets[group.slots] = rows.offsets[last]
         slots.times_ms[group.slots] = rows.times_ms[last]
+        slots.touched_ms[group.slots] = rows.stream_ms[last]
 
     def _run_carefully(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
         """Run a group one event at a time, leaving out those whose result is not finite."""
@@ -76,6 +78,9 @@ class Fold:
                 y, after = self._model.step(
                     rows.x[event][None, None], one, self._slots.gather(here)
                 )
+                # Not a step, but a sign of life: silence is told from the log alone.
+                self._slots.times_ms[slot] = rows.times_ms[event]
+                self._slots.touched_ms[slot] = rows.stream_ms[event]
                 if not _finite(y, after):
                     rows.rejects[int(event)] = NOT_FINITE
                     rows.slots[event] = -1
@@ -83,7 +88,6 @@ class Fold:
                 self._slots.scatter(here, after)
                 self._slots.steps[slot] += np.uint64(1)
                 self._slots.offsets[slot] = rows.offsets[event]
-                self._slots.times_ms[slot] = rows.times_ms[event]
                 rows.y[event] = y[0, 0]
                 rows.steps[event] = self._slots.steps[slot]
 

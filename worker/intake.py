@@ -25,7 +25,8 @@ from faust.types import TP
 
 from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.owner import Owner
-from keyfold.worker.partition import GroupOffset, Phase
+from keyfold.worker.protocol import GroupOffset, Phase, Topic
+from keyfold.worker.topics import TopicIds
 
 # Faust's services tell their life by this logger; worker/cli.py lets its warnings through.
 faust_log = logging.getLogger("faust.keyfold")
@@ -97,6 +98,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         end = await consumer.end_offsets([tp])
         return start[tp], end[tp]
 
+    def position_of(self, tp: TP) -> int | None:
+        """Return where the next fetch begins: behind what was returned, and behind what a reader of
+        committed records never sees. Only between two fetches.
+        """
+        state = self._consumer._subscription.subscription.assignment.state_value(
+            driver.ensure_aiokafka_TP(tp)
+        )
+        return state.position if state is not None and state.has_valid_position else None
+
     async def partition_counts(self) -> dict[str, int]:
         """Return all topics' numbers of partitions by fresh metadata."""
         cluster = await self._ensure_consumer()._client.fetch_all_metadata()
@@ -115,6 +125,7 @@ class Consumer(driver.Consumer):
         self._space = asyncio.Event()
         self._counts: Any = None  # future of all topics' partition counts
         self._counts_at = float("-inf")  # when it was asked for, by the loop's clock
+        self._ids = TopicIds(self.app.config.kafka)
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -152,6 +163,11 @@ class Consumer(driver.Consumer):
             )
         counts: Mapping[str, int] = await asyncio.shield(self._counts)
         return {topic: counts.get(topic, 0) for topic in topics}
+
+    async def identify(self, name: str) -> Topic:
+        """Return what tells a topic from another one of the same name."""
+        counts = await self.partition_counts((name,))
+        return Topic(counts[name], await self._ids.of(name) if counts[name] else "")
 
     def request_seek(self, owner: Owner, offset: int) -> None:
         """Have the intake task move the position before its next fetch."""
@@ -199,7 +215,12 @@ class Consumer(driver.Consumer):
         await self._tell_kafka(drained)
 
     async def _tell_kafka(self, owners: Iterable[Owner]) -> None:
-        """Set the group offsets to W: a hint for operators, never read back as a position."""
+        """Set the group offsets to W: a hint for operators, never read back as a position.
+
+        With exactly-once outputs they are no hint: transactions set them.
+        """
+        if self.app.config.worker.outputs == "exactly-once":
+            return
         topic = self.app.input_topic
         offsets = {
             TopicPartition(topic, owner.partition.number): GroupOffset(owner.partition.saved, "")
@@ -280,6 +301,15 @@ class Consumer(driver.Consumer):
             if owner is not None and owner.open and open_before.get(tp.partition) is owner:
                 owner.saw_log_end(self.highwater(tp) or 0)
                 owner.offer(records)
+        self._note_positions(open_before)
+
+    def _note_positions(self, owners: Mapping[int, Owner]) -> None:
+        """Tell owners of positions that moved without records, or W would stay below the end."""
+        for number, owner in owners.items():
+            if owner.open and self.owners.get(number) is owner:
+                position = self._thread.position_of(TP(self.app.input_topic, number))
+                if position is not None:
+                    owner.passed(position)
 
     def _wanted(self, owners: Mapping[int, Owner]) -> set[TP]:
         """Return the partitions to fetch: not those whose records wait in memory already."""

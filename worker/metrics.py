@@ -26,6 +26,8 @@ class Metrics:
     saved_states: int = 0  # states they wrote
     rewinds: int = 0  # times Redis had lost writes
     halts: int = 0  # times a partition came to a halt
+    lost: int = 0  # offsets that retention took unseen (worker.on_lost_range)
+    resets: int = 0  # keys that started cold again after a silence (reset_after) or a tombstone
     unverified: int = 0  # acquired without finding the fingerprint's record in the log
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
     _since: float = field(default_factory=time.monotonic)  # of the last line

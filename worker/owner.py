@@ -1,8 +1,9 @@
-"""Takes one partition through its phases: asks worker/partition.py, does the I/O it decides.
+"""Takes one partition through its phases, whose order is worker/phases.py's.
 
 Owns a partition's task and its waiting records. It never seeks (the intake does), never touches the
-model, and leaves the turn "emit, acks, save" to worker/saver.py. Created by worker/intake.py on
-assignment and fed by it; emptied by worker/pipeline.py.
+model, and leaves the turn "emit, acks, save" to worker/saver.py and what ACQUIRE and audits ask to
+worker/answers.py. Created by worker/intake.py on assignment and fed by it; emptied by
+worker/pipeline.py.
 """
 
 from __future__ import annotations
@@ -15,34 +16,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
+from keyfold.worker import phases
+from keyfold.worker.answers import Answers
 from keyfold.worker.emit import Outputs
 from keyfold.worker.errors import Crash
-from keyfold.worker.partition import (
-    INIT_METADATA,
-    Acquired,
-    GroupOffset,
-    Held,
-    Partition,
-    Phase,
-    Record,
-    Refused,
-)
-from keyfold.worker.saver import Saver
+from keyfold.worker.partition import Partition
+from keyfold.worker.phases import Questions
+from keyfold.worker.protocol import Held, Phase, Record, Topic
+from keyfold.worker.saver import MAX_TAKE_BYTES, Saver
 from keyfold.worker.slots import Rows
-from keyfold.worker.surroundings import (
-    Surroundings,
-    raise_if_refused,
-    retrying,
-    wait_to_retry,
-)
-from keyfold.worker.topics import judge_topics
+from keyfold.worker.surroundings import Surroundings, raise_if_refused, wait_to_retry
+from keyfold.worker.transactions import TransactionFailed
 
 log = logging.getLogger(__name__)
 
 AUDIT_S = 1.0  # how often an idle partition compares Redis with what it expects
 HALT_RETRY_S = 5.0  # how often a halted partition looks whether it was resolved
 CANCEL_AGAIN_S = 1.0  # a library may swallow a cancellation
-MAX_TAKE_BYTES = 8 << 20  # of one partition's records in one micro-batch
 RECORD_OVERHEAD_BYTES = 200  # of one fetched record in memory, beside its value
 
 
@@ -51,13 +41,13 @@ class Owner:
 
     def __init__(self, partition: Partition, shared: Surroundings) -> None:
         self.partition, self._shared = partition, shared
-        self._saver = Saver(partition, shared)
+        self._saver, self._answers = Saver(partition, shared), Answers(partition, shared)
         self.waiting: deque[Record] = deque()
         self.waiting_bytes = 0
         self.open = False  # the position is ours: fetched records may be offered
         self._changed = asyncio.Event()  # something happened: look at the phase again
         self._log_end = 0
-        self._count = 0  # partitions of the topic when the fence was taken
+        self._audit_due_s = 0.0  # by the event loop's clock
         self._hinted = 0  # W as Kafka was last told
         self._halted_for = ""  # the HALT that was last logged
         self._task: asyncio.Task[None] | None = None
@@ -91,6 +81,11 @@ class Owner:
         self.partition.sought()
         self._changed.set()
 
+    def passed(self, position: int) -> None:
+        """Note that the position stands here though no record came: markers, aborted records."""
+        if not self.waiting and self.partition.pass_to(position):
+            self._changed.set()
+
     async def out_of_range(self, offset: int) -> None:
         """Note that the broker refused the position."""
         self.open = False
@@ -114,6 +109,7 @@ class Owner:
                 _, late = await asyncio.wait([self._task], timeout=CANCEL_AGAIN_S)
         self.partition.release()
         self._forget()
+        await self._shared.emitter.close(self.partition.number)
 
     def saw_log_end(self, offset: int) -> None:
         """Note the log's end."""
@@ -153,9 +149,14 @@ class Owner:
         self.waiting_bytes -= taken_bytes
         return taken
 
-    def applied(self, records: Sequence[Record], rows: Rows, outputs: Outputs) -> None:
-        """Note that records are in the slots (rows changed) and their outputs are to be emitted."""
-        self._saver.applied(records, rows, outputs)
+    def applied(
+        self, records: Sequence[Record], rows: Rows, outputs: Outputs, stream_ms: int | None
+    ) -> None:
+        """Note that records are in the slots (rows changed) and their outputs are to be emitted.
+
+        `stream_ms` is the partition's stream time after them.
+        """
+        self._saver.applied(records, rows, outputs, stream_ms)
         self._changed.set()
 
     def judge_held(self, held: Held, since: int) -> bool:
@@ -171,7 +172,7 @@ class Owner:
 
     def halt(self, why: str) -> None:
         """Stop this partition until an operator resolves it."""
-        self.partition.halt(f"{why}; {self.partition.reset_command()}")
+        self.partition.halt(why)
         self._changed.set()
 
     # -- the task ----------------------------------------------------------------------------------
@@ -220,52 +221,18 @@ class Owner:
         self.open = False
         self._forget()
         self._changed.clear()
-        partition, shared = self.partition, self._shared
-        start, end = await shared.log.bounds(partition.topic, partition.number)
-        reply = await self._take_fence(start, end)
-        if partition.phase is not Phase.ACQUIRE:
-            return  # revoked meanwhile; a fence too many is harmless
-        self._log_end = end
-        offset = partition.acquired(reply, start)
-        if offset is None:
-            return
-        self._hinted = partition.saved
-        log.info("%s: acquired at watermark %d, log %d to %d", self, partition.saved, start, end)
-        self._note_unverified()
-        shared.log.request_seek(self, offset)
-
-    async def _take_fence(self, log_start: int, log_end: int) -> Acquired | Refused:
-        partition, shared, settings = self.partition, self._shared, self._shared.settings
-        topic, number = partition.topic, partition.number
-        self._count = await self._check_topics()
-        refused = await shared.store.check_partition_count(topic, self._count)
-        if refused is not None:
-            return refused
-        reply = await shared.store.acquire(topic, number, settings.nonce, settings.bundle, None)
-        if not (isinstance(reply, Refused) and reply.what == "missing"):
-            return reply
-        group_offset = await shared.log.group_offset(topic, number)
-        start = {"earliest": log_start, "latest": log_end}.get(settings.start)
-        begin = partition.may_start_at(group_offset, start)
-        if begin is None:
-            return reply
-        # Kafka remembers the beginning first: from here on a state missing in Redis is a loss.
-        await shared.log.set_group_offset(topic, number, GroupOffset(begin, INIT_METADATA))
-        return await shared.store.acquire(topic, number, settings.nonce, settings.bundle, begin)
-
-    async def _check_topics(self) -> int:
-        """Return the input's number of partitions. Raises TopicError."""
-        settings, topic = self._shared.settings, self.partition.topic
-        names = (topic, settings.output, settings.dead_letter)
-        counts = await self._shared.log.partition_counts(names)
-        judge_topics(counts, *names)
-        return counts[topic]
+        await self._answers.give(phases.acquire(self.partition), Phase.ACQUIRE)
+        if self.partition.phase is Phase.SEEK:
+            self._hinted, self._log_end = self.partition.saved, self._answers.log_end
+            self._note_unverified()
+            self._shared.log.request_seek(self, self._answers.seek_to)
 
     async def _turn_or_audit(self) -> None:
         if self.partition.applied > self.partition.saved:
-            await self._saver.turn(self._wait)
+            await self._turn()
+            await self._look_around(phases.look_at_topic)
         elif not await self._wait(AUDIT_S):
-            await self._audit()
+            await self._look_around(phases.audit)
         else:
             return
         if self._halted_for and self.partition.phase is Phase.RUN:
@@ -273,24 +240,12 @@ class Owner:
             log.warning("%s: no longer halted (was: %s)", self, self._halted_for)
             self._halted_for = ""
 
-    async def _audit(self) -> None:
-        """See under an idle partition: a rollback of Redis, another owner, a topic that grew."""
-        partition, shared = self.partition, self._shared
-        since = partition.saved
-        held = await retrying(
-            f"{self}: audit",
-            lambda: shared.store.hold(partition.topic, partition.number),
-            lambda: partition.phase is Phase.RUN,
-        )
-        if held is None or not partition.judge_held(held, since):
-            return
-        try:
-            counts = await shared.log.partition_counts((partition.topic,))
-        except (KafkaError, OSError):
-            return  # a broker away for a moment stops nobody; the next look will tell
-        count = counts[partition.topic]  # 0: this broker does not know the topic at the moment
-        if count and count != self._count and partition.phase is Phase.RUN:
-            partition.acquire()  # which judges it
+    async def _look_around(self, look: Callable[[Partition, Topic], Questions]) -> None:
+        """Look, once a second, at what may happen under a partition."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._audit_due_s:
+            self._audit_due_s = now_s + AUDIT_S
+            await self._answers.give(look(self.partition, self._answers.topic), Phase.RUN)
 
     async def _rewind(self) -> None:
         log.error(
@@ -303,9 +258,20 @@ class Owner:
     async def _finish(self) -> None:
         """DRAIN: save what was applied, then be done."""
         if self.partition.applied > self.partition.saved:
-            await self._saver.turn(self._wait)
+            await self._turn()
         else:
             self.partition.release()
+
+    async def _turn(self) -> None:
+        try:
+            await self._saver.turn(self._wait)
+        except TransactionFailed as error:
+            # Whether it ended well only a new ACQUIRE can tell; while draining: the next owner's.
+            log.warning("%s: %s", self, error)
+            if self.partition.phase is Phase.RUN:
+                self.partition.acquire()
+            else:
+                self.partition.release()
 
     async def _stay_halted(self) -> None:
         self.open = False

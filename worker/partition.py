@@ -1,8 +1,9 @@
-"""PURE: one partition's phases, cursors and decisions. No I/O, no clock, no randomness.
+"""PURE: one partition's cursors and decisions. No I/O, no clock, no randomness.
 
 Owns what the state protocol decides (DESIGN section 5): where to start, whether what Redis and the
-log say allows going on, which save comes next and what its reply means. It must not know Kafka,
-Redis or Faust; worker/owner.py asks it and carries its decisions out, and simulators may do so too.
+log say allows going on, which save comes next and what its reply means. What a phase asks for, and
+in which order, is in worker/phases.py; the prose is in worker/PROTOCOL.md. It must not know Kafka,
+Redis or Faust: worker/owner.py and the simulator carry its decisions out.
 
     UNASSIGNED -> ACQUIRE -> SEEK -> RUN -> { REWIND -> ACQUIRE | DRAIN -> UNASSIGNED | HALT }
 
@@ -13,136 +14,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Literal, Protocol, TypeVar
-from zlib import crc32
+from typing import TypeVar
 
 from keyfold.worker.errors import NotOwner, StartUnset
-
-# Metadata of the group offset committed before a partition's first save: nothing was folded yet
-# beyond what a replay from that very offset folds again, so starting there anew is no loss.
-INIT_METADATA = "keyfold:init"
-
-
-class Phase(Enum):
-    """Where a partition is in the protocol."""
-
-    UNASSIGNED = "unassigned"
-    ACQUIRE = "acquire"  # reading Kafka's and Redis's word, taking the fence
-    SEEK = "seek"  # waiting for the position, then for the record at the fingerprint
-    RUN = "run"
-    REWIND = "rewind"  # Redis lost writes: drop everything in memory and acquire again
-    DRAIN = "drain"
-    HALT = "halt"
-
-
-class Record(Protocol):
-    """What the protocol needs of a Kafka record."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-
+from keyfold.worker.halts import Halts
+from keyfold.worker.protocol import (
+    INIT_METADATA,
+    Acquired,
+    Fence,
+    Fingerprint,
+    GroupOffset,
+    Held,
+    Phase,
+    Record,
+    Refused,
+    SavePlan,
+    Topic,
+    outputs_metadata,
+)
 
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """Tells one record of a log from another one at the same offset of another log."""
+class Rules:
+    """What an operator decided beforehand."""
 
-    offset: int  # of the last applied record
-    timestamp_ms: int  # the record's own
-    crc: int  # of key and value
-
-    @classmethod
-    def of(cls, record: Record) -> Fingerprint:
-        """Take a record's fingerprint."""
-        return cls(
-            record.offset,
-            record.timestamp,
-            crc32(record.value or b"", crc32(record.key or b"")),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.offset}:{self.timestamp_ms}:{self.crc}"
-
-    @classmethod
-    def parse(cls, text: str) -> Fingerprint | None:
-        """Read back str(); the empty text means that nothing was applied yet."""
-        return cls(*map(int, text.split(":"))) if text else None
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """Proof of ownership that every save must match."""
-
-    number: int  # increased by each ACQUIRE
-    nonce: str  # this worker's
-    bundle: str  # bundle id
-
-
-@dataclass(frozen=True, slots=True)
-class GroupOffset:
-    """C: what the consumer group has committed, a hint."""
-
-    offset: int  # next offset
-    metadata: str  # INIT_METADATA before the first save
-
-
-@dataclass(frozen=True, slots=True)
-class Acquired:
-    """Redis's word after the fence was taken."""
-
-    fence: Fence  # now mine
-    watermark: int  # W
-    fingerprint: Fingerprint | None  # of the last applied record; None: none was
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Redis holds a state that this worker must not use, or none where there should be one."""
-
-    what: Literal["missing", "partitions", "bundle", "layout"]  # which check failed
-    expected: str  # by this worker
-    got: str  # in Redis
-
-
-@dataclass(frozen=True, slots=True)
-class SavePlan:
-    """One compare-and-set to send once every output below w1 is acked."""
-
-    w0: int  # the watermark it expects
-    w1: int  # the watermark it sets
-    fingerprint: Fingerprint | None  # of the last applied record below w1
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What Redis says of a partition's watermark and owner at one instant."""
-
-    watermark: int | None  # None: the partition's hash is gone
-    number: int  # fence number
-    nonce: str  # owner
-    bundle: str  # bundle id
+    exactly_once: bool = False  # outputs go out in transactions together with the group offset
+    bundle_change: str = "halt"  # or "rebuild", "reset": what becomes of another bundle's states
+    mark_lost: bool = False  # go on where retention took events, with marked predictions
 
 
 class Partition:
     """The protocol's state for one source partition; every method is one event of its life."""
 
-    def __init__(self, topic: str, number: int, group: str, settings: str = "worker.toml") -> None:
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        group: str,
+        settings: str = "worker.toml",
+        rules: Rules | None = None,
+    ) -> None:
         self.topic, self.number, self.group = topic, number, group
-        self.settings = settings  # file, for the operator's commands
+        self.rules = rules or Rules()
+        self.halts = Halts(settings, number)  # `settings` is a file, for the operator's commands
         self.phase = Phase.UNASSIGNED
         self.halted: str = ""  # why, while in HALT
         self.fence: Fence | None = None
         # W <= A <= P: saved, acked, applied. P is also the end of the last micro-batch.
         self.saved = self.acked = self.applied = 0
         self.next_offset = 0  # the next record to take from the log
+        self.emit_from = 0  # outputs about offsets below it are out already, or not wanted
+        self.lost_upto = 0  # end of the last range that retention took unseen; 0: none
         self.last: Fingerprint | None = None  # of the last applied record
-        self._to_verify: Fingerprint | None = None  # the log must still hold this record
+        self.stream_ms: int | None = None  # stream time at P; None: no event yet
         self.unverified = False  # the fingerprint's record was not in the log any more
+        self._to_verify: Fingerprint | None = None  # the log must still hold this record
+        self._committed = 0  # exactly-once: group offset of the last transaction
+        self._resets = 0  # of the outputs; part of the group offset's metadata
 
     def __str__(self) -> str:
         return f"{self.topic}:{self.number}"
@@ -171,25 +101,68 @@ class Partition:
             return start
         return group_offset.offset if group_offset.metadata == INIT_METADATA else None
 
-    def acquired(self, reply: Acquired | Refused, log_start: int) -> int | None:
-        """Judge Redis's word against the log's start; return the offset to seek to, None: HALT."""
-        if isinstance(reply, Refused):
-            self.halt(self._refusal(reply))
+    def begin_anew_at(self, refused: Refused, log_start: int) -> int | None:
+        """Decide where another bundle's states are folded anew by this one; None: they are not.
+
+        Nothing below the refused state's watermark is emitted again.
+        """
+        if refused.what != "bundle" or self.rules.bundle_change == "halt":
             return None
+        if self.rules.bundle_change == "reset":
+            return refused.watermark
+        return max(refused.base, log_start)
+
+    def refuse(self, refused: Refused) -> None:
+        """Note that Redis holds what this worker must not use."""
+        self.halt(self.halts.refused(refused))
+
+    def may_skip(self, acquired: Acquired, log_start: int) -> bool:
+        """Decide whether to go on behind events that retention took before they were folded."""
+        return acquired.watermark < log_start and self.rules.mark_lost
+
+    def acquired(
+        self, reply: Acquired, log_start: int, log_end: int, group_offset: GroupOffset | None = None
+    ) -> int | None:
+        """Judge Redis's word against the log's bounds; return the offset to seek to, None: HALT.
+
+        `group_offset` is C, needed with exactly-once outputs only.
+        """
         self.fence = reply.fence
         self.saved = self.acked = self.applied = reply.watermark
         self.last = self._to_verify = reply.fingerprint
+        self.stream_ms, self.lost_upto = reply.stream_ms, reply.lost_upto
+        self._resets = reply.resets
         if reply.watermark < log_start:
-            self.halt(
-                f"the log starts at offset {log_start} but the state ends at {reply.watermark}: "
-                f"events in between are lost to retention; {self.reset_command()}"
-            )
+            self.halt(self.halts.events_lost(reply.watermark, log_start))
+            return None
+        if not self._find_emit_from(reply, log_end, group_offset):
             return None
         if self._to_verify is not None and self._to_verify.offset < log_start:
             self._to_verify, self.unverified = None, True
         self.next_offset = reply.watermark if self._to_verify is None else self._to_verify.offset
         self.phase = Phase.SEEK
         return self.next_offset
+
+    def _find_emit_from(
+        self, reply: Acquired, log_end: int, group_offset: GroupOffset | None
+    ) -> bool:
+        """Set emit_from; False: HALT, what is out already cannot be told."""
+        self.emit_from = max(reply.watermark, reply.floor)
+        self._committed = 0
+        if not self.rules.exactly_once:
+            return True
+        if group_offset is not None and group_offset.metadata == outputs_metadata(self._resets):
+            if group_offset.offset > log_end:
+                # Of another log: up to there nothing would ever be emitted, without a word.
+                self.halt(self.halts.log_too_short(group_offset.offset))
+                return False
+            self._committed = group_offset.offset
+            self.emit_from = max(self.emit_from, group_offset.offset)
+        elif reply.committed is not None and reply.watermark < log_end:
+            # Not its own doing: transactions set C, and C is no longer there.
+            self.halt(self.halts.outputs_unknown(reply.watermark, reply.committed, log_end))
+            return False
+        return True
 
     def sought(self) -> None:
         """Note that the position is at next_offset: what is fetched from now on may be offered."""
@@ -203,10 +176,7 @@ class Partition:
         if offset < log_start:
             self.acquire()  # retention overtook the position: ACQUIRE will judge it
         else:
-            self.halt(
-                f"the log ends before offset {offset}, below the saved state "
-                f"(topic truncated or created anew?); {self.reset_command()}"
-            )
+            self.halt(self.halts.log_too_short(offset))
 
     def offer(self, records: Sequence[R]) -> Sequence[R]:
         """Take fetched records in offset order; return those to apply, none when not running.
@@ -223,15 +193,25 @@ class Partition:
             self.next_offset = records[-1].offset + 1
         return records
 
+    def pass_to(self, position: int) -> bool:
+        """Note that below `position` there is no further record: markers, aborted transactions.
+
+        Returns whether P moved. Only while nothing waits to be applied, or it would jump events.
+        """
+        if self.phase is not Phase.RUN or self.next_offset != self.applied:
+            return False
+        if position <= self.applied:
+            return False
+        self.next_offset = self.applied = position
+        self._check()
+        return True
+
     def _verify(self, first: Record) -> None:
         expected = self._to_verify
         if expected is None:
             return
         if first.offset == expected.offset and Fingerprint.of(first) != expected:
-            self.halt(
-                f"the record at offset {first.offset} is not the one last applied "
-                f"(topic created anew?); {self.reset_command()}"
-            )
+            self.halt(self.halts.another_record(expected))
             return
         # A later first record: the one of the fingerprint was compacted away. Go on, and say so.
         self.unverified = first.offset != expected.offset
@@ -241,21 +221,31 @@ class Partition:
 
     # -- RUN -------------------------------------------------------------------------------------
 
-    def apply(self, upto: int, last: Fingerprint) -> None:
+    def apply(self, upto: int, last: Fingerprint, stream_ms: int | None = None) -> None:
         """Note that every event below `upto` is in the slots; `last` is the last record's."""
-        self.applied, self.last = upto, last
+        self.applied, self.last, self.stream_ms = upto, last, stream_ms
         self._check()
+
+    def outputs_upto(self, upto: int) -> GroupOffset | None:
+        """Return C for the transaction that emits what is below `upto`; None: all of it is out.
+
+        A silent replay must not move C back. At-least-once outputs do not look at it.
+        """
+        if upto <= self._committed:
+            return None
+        return GroupOffset(upto, outputs_metadata(self._resets))
 
     def ack(self, upto: int) -> None:
         """Note that every output of the events below `upto` is acked."""
         self.acked = max(self.acked, upto)
+        self._committed = max(self._committed, upto)
         self._check()
 
     def plan_save(self) -> SavePlan | None:
         """Plan the next save up to the last micro-batch's end; None: nothing to save."""
         if self.phase not in (Phase.RUN, Phase.DRAIN) or self.applied == self.saved:
             return None
-        return SavePlan(self.saved, self.applied, self.last)
+        return SavePlan(self.saved, self.applied, self.last, self.stream_ms)
 
     def judge_save(self, plan: SavePlan, held: Held) -> None:
         """Judge what Redis holds after a save was sent: OK, or lost writes, or not mine.
@@ -282,6 +272,13 @@ class Partition:
         self._rewind()
         return False
 
+    def judge_topic(self, before: Topic, now: Topic) -> None:
+        """Judge the topic as it is against what it was when the fence was taken."""
+        grown = now.partitions not in (0, before.partitions)  # 0: this broker does not know it now
+        replaced = now.identity and before.identity and now.identity != before.identity
+        if (grown or replaced) and self.phase is Phase.RUN:
+            self.acquire()  # which says what is wrong
+
     def _mine(self, held: Held) -> bool:
         fence = self.fence
         if fence is None or self.phase not in (Phase.RUN, Phase.DRAIN):
@@ -295,6 +292,9 @@ class Partition:
                 f"{self}: expected owner {fence.number}/{fence.nonce} with bundle {fence.bundle}, "
                 f"got {held.number}/{held.nonce} with bundle {held.bundle}: another worker owns it"
             )
+        if held.keys != held.found:
+            self.halt(self.halts.states_missing(held))
+            return False
         return True
 
     def _rewind(self) -> None:
@@ -313,30 +313,9 @@ class Partition:
 
     def halt(self, why: str) -> None:
         """Stop this partition until an operator resolves it; the message names the command."""
-        self.phase, self.halted = Phase.HALT, why
-
-    def _refusal(self, refused: Refused) -> str:
-        if refused.what == "missing":
-            return (
-                "the state is gone from Redis, yet the group has committed an offset: restore "
-                f"Redis, or give the state up: {self.reset_command()}"
-            )
-        subject = {
-            "partitions": "the topic's number of partitions changed, keys moved between them",
-            "bundle": "the state belongs to another bundle (serve this one under a new group?)",
-            "layout": "the state was written in another layout",
-        }[refused.what]
-        command = self.reset_command()
-        if refused.what == "partitions":
-            command = f"keyfold-state reset {self.settings} --all --to earliest"
-        return f"{subject}: expected {refused.expected}, got {refused.got} in Redis; {command}"
-
-    def reset_command(self) -> str:
-        """Return the operator's command that gives this partition's state up."""
-        return (
-            f"keyfold-state reset {self.settings} --partition {self.number} "
-            "--to earliest|latest|OFFSET"
-        )
+        # While draining there is nothing left to stop, and HALT would keep the partition.
+        draining = self.phase in (Phase.DRAIN, Phase.UNASSIGNED)
+        self.phase, self.halted = Phase.UNASSIGNED if draining else Phase.HALT, why
 
     def _check(self) -> None:
         if not self.saved <= self.acked <= self.applied:

@@ -1,136 +1,77 @@
 """The offline fold: one partition's records through plain ONNX Runtime, one event at a time.
 
 Owns what keyfold-verify holds the worker to: the rules that make a record an event, a reset or a
-reject, and the expected prediction and state of every key. It knows the bundle and the codecs of
-keyfold.export only; it must share no scheduling, slot, state-layout or pipeline code with the
-worker, and it does no I/O on topics or Redis. Called by worker/verify.py and by tests.
+reject, when a silent key expires, and the expected prediction and state of every key. It knows the
+bundle and the codecs of keyfold.export only; it must share no scheduling, slot, state-layout or
+pipeline code with the worker, and it does no I/O on topics or Redis. Called by
+worker/verification.py and by tests.
+
+Expiry. The stream time of a partition is the running maximum over its events of min(event time,
+record timestamp); a key is touched at the stream time right after its event. A key starts anew at
+an event that comes, by event time or by stream time, more than events.reset_after_ms after the
+key's last one.
 """
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
 from zlib import crc32
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from keyfold.export import bundle as contract
-from keyfold.export.bundle import Bundle, Tensors
-from keyfold.export.errors import BundleError
 from keyfold.export.events import Decoder, why_no_key
+from keyfold.worker.folded import (
+    NOT_EXACT,
+    OPEN,
+    Cleared,
+    Expected,
+    KeyState,
+    Kind,
+    Origin,
+    Rejected,
+    Sure,
+)
+from keyfold.worker.lost import Gap, Lost
+from keyfold.worker.offline_step import OfflineStep
+
+__all__ = [
+    "NOT_FINITE", "Expected", "KeyState", "Kind", "OfflineStep", "Origin", "Refold", "Rejected",
+    "Sure", "record_digest",
+]  # fmt: skip
 
 NOT_FINITE = "the step's result is not finite"
 NO_KEY = -1
 
 
-class Kind(IntEnum):
-    """What a record turned out to be."""
-
-    EVENT = 0  # stepped: exactly one prediction
-    RESET = 1  # a tombstone that resets its key: no prediction
-    REJECT = 2  # a dead letter and nothing else
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that must stand in the dead-letter topic."""
-
-    reason: str  # offline; the worker's words may differ where the step itself failed
-    digest: int  # original_digest() of the record
-    size: int  # bytes of its value
-
-
-@dataclass(slots=True)
-class KeyState:
-    """A warm key's state after its last event."""
-
-    steps: int  # since cold
-    offset: int  # of the last event
-    time_ms: int  # event time of the last event
-    tensors: list[NDArray[Any]]  # (R,*dims) in manifest order; row 0 is the key's
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the worker must have predicted for one event."""
-
-    key: bytes  # the record key
-    key_number: int  # of that key within the partition
-    time_ms: int  # event time
-    steps: int  # of the key, this one included
-    output: list[float]  # (O,) the numbers of y, each a float32
-
-
-class OfflineStep:
-    """The bundle's step graph for one event, proven against the golden sequences at load."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        manifest = bundle.manifest
-        self.bundle = bundle
-        self._rows = manifest.min_rows
-        self._session = _open(bundle)
-        self._inputs = [state.input for state in manifest.states]
-        self._wanted = ["y", *(state.output for state in manifest.states)]
-        self._feed: dict[str, NDArray[Any]] = {"lengths": np.ones(self._rows, np.int32)}
-        contract.check_signature(
-            bundle,
-            {value.name: (value.type, list(value.shape)) for value in self._session.get_inputs()},
-            {value.name: (value.type, list(value.shape)) for value in self._session.get_outputs()},
-        )
-        contract.check_golden(bundle, self._call)
-
-    def cold(self) -> list[NDArray[Any]]:
-        """Return the tensors (R,*dims) of a key without history."""
-        tensors = contract.initial_states(self.bundle.manifest, self._rows)
-        return [tensors[name] for name in self._inputs]
-
-    def one(
-        self, x: NDArray[np.float32], tensors: list[NDArray[Any]]
-    ) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
-        """Step one event x (1,F) from `tensors`, untouched; return y (O,) and new tensors."""
-        feed = self._feed
-        # All R rows are the same event: whatever min_rows is, row 0 cannot tell.
-        feed["x"] = (x if self._rows == 1 else np.repeat(x, self._rows, 0))[:, None]
-        feed.update(zip(self._inputs, tensors, strict=True))
-        y, *after = self._session.run(self._wanted, feed)
-        return y[0, 0], after
-
-    def _call(
-        self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
-    ) -> tuple[NDArray[np.float32], Tensors]:
-        rows = len(x)
-        feed = {"x": x, "lengths": lengths, **states}
-        if rows < self._rows:
-            feed = {name: np.resize(values, (self._rows, *values.shape[1:]))
-                    for name, values in feed.items()}  # fmt: skip
-        y, *after = self._session.run(self._wanted, feed)
-        return y[:rows], {
-            name: value[:rows] for name, value in zip(self._inputs, after, strict=True)
-        }
-
-
 class Refold:
     """The fold of one partition's records and everything it leads one to expect."""
 
-    def __init__(self, step: OfflineStep) -> None:
+    def __init__(self, step: OfflineStep, origin: Origin | None = None) -> None:
         manifest = step.bundle.manifest
-        self._step = step
+        self._step, self._origin = step, origin or Origin()
         self._decoder = Decoder(manifest.events, manifest.features)
         self._resets = manifest.events.tombstone == "reset"
+        self._expiry = manifest.events.reset_after_ms
         self._width = len(manifest.outputs.names)
         # Columns, one entry per record: a list of objects would cost ten times the memory.
         self._offsets, self._kinds, self._key_numbers = array("q"), array("b"), array("i")
         self._times, self._steps, self._outputs = array("q"), array("q"), array("f")
+        self._gaps, self._known = array("b"), array("b")
         self._numbers: dict[bytes, int] = {}
         self.keys: list[bytes] = []  # key number -> record key
         self.states: dict[bytes, KeyState] = {}  # warm keys only
+        # Keys known to be cold, and why; kept only after a loss.
+        self.cleared: dict[bytes, Cleared] = {}
+        self.unsure: set[bytes] = set()  # keys of which even this is not known any more
+        self._keeps_cleared = bool(self._origin.lost.ranges) or not self._origin.complete
         self.rejects: dict[int, Rejected] = {}  # offset -> what must be a dead letter
         self.fingerprint = ""  # "offset:timestamp:crc32" of the last record, as in Redis
+        self.stream_ms: int | None = None  # stream time; None: no event yet
+        self.expired = 0  # times that a silent key started anew
+        self.skipped = 0  # records of lost ranges: left out, as the worker did
         self._blank = bytes(4 * self._width)
 
     def __len__(self) -> int:
@@ -141,21 +82,53 @@ class Refold:
         """How many of the records were events."""
         return self._kinds.count(Kind.EVENT)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the records are all that was ever folded."""
+        return self._origin.complete
+
+    @property
+    def lost(self) -> Lost:
+        """The offsets that were never applied."""
+        return self._origin.lost
+
     def fold(self, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> None:
         """Apply the next record of the partition; offsets must increase."""
+        if self._origin.lost.holds(offset):
+            self.skipped += 1
+            return
         self.fingerprint = f"{offset}:{timestamp_ms}:{record_digest(key, value)}"
         no_key = why_no_key(key)
         if key is None or no_key is not None:
             self._reject(offset, no_key or "", key, value)
         elif value is None and self._resets:
-            self.states.pop(key, None)
+            self._clear(key, Cleared(offset))
             self._append(offset, Kind.RESET, self._number(key))
         else:
             decoded = self._decoder.decode([value], [timestamp_ms])
             if decoded.rejects:
                 self._reject(offset, decoded.rejects[0], key, value)
             else:
-                self._apply(offset, key, value, int(decoded.times_ms[0]), decoded.x)
+                time_ms = int(decoded.times_ms[0])
+                moved = min(time_ms, timestamp_ms)
+                self.stream_ms = moved if self.stream_ms is None else max(self.stream_ms, moved)
+                self._apply(offset, key, value, time_ms, decoded.x)
+
+    def stream_range(self, ms: int) -> tuple[int, int]:
+        """Return the least and most that a stream time can be which is `ms` by these records."""
+        most = self._origin.stream_most
+        return ms, ms if self._origin.complete or most is None else max(ms, most)
+
+    def silent(self, state: KeyState) -> Sure:
+        """Say whether the stream has moved past a key's expiry: its state need not be kept."""
+        if self._expiry is None or self.stream_ms is None:
+            return Sure.NO
+        # What is gone had some stream time s; max(s, now) - max(s, touched) only falls with s.
+        (low_now, high_now) = self.stream_range(self.stream_ms)
+        (low, high) = self.stream_range(state.touched_ms)
+        if high_now - high > self._expiry:
+            return Sure.YES
+        return Sure.OPEN if low_now - low > self._expiry else Sure.NO
 
     def position(self, offset: int) -> int | None:
         """Return the number of the record at `offset`, or None when there is none."""
@@ -182,37 +155,112 @@ class Refold:
             self._times[position],
             self._steps[position],
             self._outputs[start : start + self._width].tolist(),
+            Gap(self._gaps[position]),
+            bool(self._known[position]),
         )
 
     def _apply(
         self, offset: int, key: bytes, value: bytes | None, time_ms: int, x: NDArray[np.float32]
     ) -> None:
-        state = self.states.get(key)
-        before = self._step.cold() if state is None else state.tensors
-        y, after = self._step.one(x, before)
-        if not (np.isfinite(y).all() and all(np.isfinite(tensor).all() for tensor in after)):
+        state = self._before(key, offset, time_ms)
+        finite = state.known or offset not in self._origin.rejected
+        if state.known:
+            y, after = self._step.one(x, state.tensors)
+            finite = bool(
+                np.isfinite(y).all() and all(np.isfinite(tensor).all() for tensor in after)
+            )
+        if not finite and state.steps == 0:
+            # It was cold, or has just become so: it stays cold.
+            if state.known:
+                at = {Gap.NEVER: offset, Gap.ALWAYS: NOT_EXACT, Gap.MAYBE: OPEN}[state.gap]
+                self._clear(key, Cleared(at, time_ms, self.stream_ms or 0))
+            elif self.states.pop(key, None) is not None:
+                self.unsure.add(key)  # it has expired, or is as it was before
             self._reject(offset, NOT_FINITE, key, value)
             return
-        if state is None:
-            state = self.states[key] = KeyState(0, offset, time_ms, after)
+        state.time_ms, state.touched_ms, state.seen = time_ms, self.stream_ms or 0, offset
+        self.states[key] = state
+        self.cleared.pop(key, None)
+        self.unsure.discard(key)
+        if not finite:
+            self._reject(offset, NOT_FINITE, key, value)
+            return
         state.steps += 1
-        state.offset, state.time_ms, state.tensors = offset, time_ms, after
-        self._append(offset, Kind.EVENT, self._number(key), time_ms, state.steps)
-        self._outputs.frombytes(y.tobytes())
+        state.offset = offset
+        self._append(offset, Kind.EVENT, self._number(key), state)
+        if state.known:
+            state.tensors = after
+            self._outputs.frombytes(y.tobytes())
+        else:
+            self._outputs.frombytes(self._blank)
+
+    def _before(self, key: bytes, offset: int, time_ms: int) -> KeyState:
+        """Return the state that a key's event at `offset` is stepped from."""
+        end = self._origin.lost.before(offset)
+        state = self.states.get(key)
+        if state is None:
+            return self._from_nothing(key, end, time_ms)
+        stale = state.seen < end  # the lost range may hold later events of the key
+        expired = self._expired(state, time_ms)
+        if expired is Sure.YES:
+            self.expired += 1
+            if stale:  # a state older than the loss proves no silence: cold, but not exact
+                return self._cold(Gap.ALWAYS)
+            # Since the loss there was no more of the key than a step that was not finite: a worker
+            # may go by the state's offset.
+            return self._cold(Gap.MAYBE if state.offset < end else Gap.NEVER)
+        if expired is Sure.OPEN:
+            state.known, state.steps = False, 0
+            state.gap = Gap.MAYBE if state.gap is Gap.ALWAYS else state.gap
+        if stale:
+            state.gap = Gap.ALWAYS
+        return state
+
+    def _from_nothing(self, key: bytes, end: int, time_ms: int) -> KeyState:
+        """Return the state of a key without one; `end`: of the last lost range before its event."""
+        cleared = self.cleared.get(key)
+        known = self._origin.complete or cleared is not None
+        gap = Gap.ALWAYS
+        if key in self.unsure:
+            gap = Gap.NEVER if end < 0 else Gap.MAYBE
+        elif end < 0 or (cleared is not None and cleared.at >= end):
+            gap = Gap.NEVER
+        elif cleared is not None and cleared.at == OPEN:
+            gap = Gap.MAYBE
+        elif cleared is not None and cleared.at == NOT_EXACT:
+            # Silent since a step that was not finite, it is cold whatever was lost before that.
+            since = self._cold(gap)
+            since.time_ms, since.touched_ms = cleared.time_ms, cleared.touched_ms
+            gap = Gap.MAYBE if self._expired(since, time_ms) is Sure.YES else Gap.ALWAYS
+        return self._cold(gap, known=known)
+
+    def _expired(self, state: KeyState, time_ms: int) -> Sure:
+        if self._expiry is not None and time_ms - state.time_ms > self._expiry:
+            return Sure.YES
+        return self.silent(state)
+
+    def _cold(self, gap: Gap, *, known: bool = True) -> KeyState:
+        return KeyState(0, -1, 0, 0, -1, gap, known, self._step.cold())
+
+    def _clear(self, key: bytes, at: Cleared) -> None:
+        self.states.pop(key, None)
+        self.unsure.discard(key)
+        if self._keeps_cleared:
+            self.cleared[key] = at
 
     def _reject(self, offset: int, reason: str, key: bytes | None, value: bytes | None) -> None:
-        self.rejects[offset] = Rejected(reason, original_digest(key, value), len(value or b""))
+        self.rejects[offset] = Rejected(reason, record_digest(key, value), len(value or b""))
         self._append(offset, Kind.REJECT, NO_KEY)
 
-    def _append(
-        self, offset: int, kind: Kind, number: int, time_ms: int = 0, steps: int = 0
-    ) -> None:
+    def _append(self, offset: int, kind: Kind, number: int, state: KeyState | None = None) -> None:
         self._offsets.append(offset)
         self._kinds.append(kind)
         self._key_numbers.append(number)
-        self._times.append(time_ms)
-        self._steps.append(steps)
-        if kind is not Kind.EVENT:
+        self._times.append(0 if state is None else state.time_ms)
+        self._steps.append(0 if state is None else state.steps)
+        self._gaps.append(Gap.NEVER if state is None else state.gap)
+        self._known.append(state is None or state.known)
+        if state is None:
             self._outputs.frombytes(self._blank)
 
     def _number(self, key: bytes) -> int:
@@ -223,22 +271,9 @@ class Refold:
 
 
 def record_digest(key: bytes | None, value: bytes | None) -> int:
-    """Return the CRC-32 of a record's key and value, a null one counting as empty."""
-    return crc32(value or b"", crc32(key or b""))
-
-
-def original_digest(key: bytes | None, value: bytes | None) -> int:
-    """Return a digest that tells a null from an empty key or value, too."""
-    return crc32(bytes((key is None, value is None)), record_digest(key, value))
-
-
-def _open(bundle: Bundle) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    try:
-        return ort.InferenceSession(
-            bundle.step_path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # ONNX Runtime's own exception classes have no common root
-        raise BundleError(f"{bundle.step_path}: ONNX Runtime cannot load it: {error}") from error
+    """Return the CRC-32 over a record's key and value, each behind its length (-1: null)."""
+    digest = 0
+    for part in (key, value):
+        length = -1 if part is None else len(part)
+        digest = crc32(part or b"", crc32(struct.pack("<i", length), digest))
+    return digest

@@ -33,6 +33,9 @@ class Slots:
         self.steps = np.zeros(capacity, np.uint64)
         self.offsets = np.full(capacity, -1, np.int64)
         self.times_ms = np.zeros(capacity, np.int64)
+        self.touched_ms = np.zeros(capacity, np.int64)
+        self.gaps = np.zeros(capacity, np.bool_)
+        self._marked_upto = np.zeros(capacity, np.int64)  # end of the last change's micro-batch
         self._used_at = np.zeros(capacity, np.int64)  # number of the micro-batch that used it last
         self._changed = np.zeros(capacity, np.bool_)  # since the last snapshot of its partition
         self.keys: list[bytes] = [b""] * capacity
@@ -58,7 +61,8 @@ class Slots:
         for spec in self._specs:
             self.tensors[spec.input][slot] = spec.initial
         self.steps[slot], self.offsets[slot], self.times_ms[slot] = 0, -1, 0
-        self._changed[slot] = False
+        self.touched_ms[slot], self.gaps[slot] = 0, False
+        self._changed[slot], self._marked_upto[slot] = False, 0
         self._used_at[slot] = self._clock
         self._partitions[slot] = partition
         self.keys[slot], self.fragments[slot] = key, key_fragment(key)
@@ -70,7 +74,8 @@ class Slots:
         for name, values in states.tensors.items():
             self.tensors[name][rows] = values
         self.steps[rows], self.offsets[rows] = states.steps, states.offsets
-        self.times_ms[rows] = states.times_ms
+        self.times_ms[rows], self.touched_ms[rows] = states.times_ms, states.touched_ms
+        self.gaps[rows] = states.gaps
 
     def gather(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Copy the tensors of slots (B,) out: name -> (B, *dims)."""
@@ -81,9 +86,10 @@ class Slots:
         for name, values in tensors.items():
             self.tensors[name][rows] = values
 
-    def mark(self, partition: int, rows: Rows) -> None:
-        """Note that these slots of a partition changed in the current micro-batch."""
+    def mark(self, partition: int, rows: Rows, upto: int) -> None:
+        """Note that these slots changed in the current micro-batch, which ends before `upto`."""
         self._changed[rows] = True
+        self._marked_upto[rows] = upto
         self._used_at[rows] = self._clock
         self._touched.setdefault(partition, []).append(rows)
 
@@ -105,7 +111,10 @@ class Slots:
         """Copy the states of changed(partition) for a save; they count as unchanged from here."""
         self._changed[rows] = False
         self._touched.pop(partition, None)
-        return States(self.steps[rows], self.offsets[rows], self.times_ms[rows], self.gather(rows))
+        return States(
+            self.steps[rows], self.offsets[rows], self.times_ms[rows], self.touched_ms[rows],
+            self.gaps[rows], self.gather(rows),
+        )  # fmt: skip
 
     def retire(self, slot: int) -> None:
         """Free a slot that its key has left (the key was reset to another one)."""
@@ -120,7 +129,7 @@ class Slots:
     def evict(self, most: int, watermarks: dict[int, int]) -> int:
         """Drop the least recently used slots above `most`, if Redis has their state.
 
-        `watermarks` holds each partition's W: a slot whose last event is below it is saved.
+        `watermarks` holds each partition's W: a slot that changed only below it is saved.
         Returns how many were dropped.
         """
         excess = len(self) - most
@@ -134,7 +143,7 @@ class Slots:
         idle = np.flatnonzero(
             ~self._changed
             & (self._used_at < self._clock)
-            & (self.offsets < saved_below[self._partitions])
+            & (self._marked_upto <= saved_below[self._partitions])
         )
         # A little more than asked for, so that not every micro-batch has to look again.
         wanted = min(len(idle), excess + most // 16)
@@ -154,7 +163,8 @@ class Slots:
         before = len(self.keys)
         for name, values in self.tensors.items():
             self.tensors[name] = np.concatenate([values, np.empty_like(values)])
-        for name in ("steps", "offsets", "times_ms", "_used_at", "_changed"):
+        columns = ("steps", "offsets", "times_ms", "touched_ms", "gaps", "_marked_upto")
+        for name in (*columns, "_used_at", "_changed"):
             values = getattr(self, name)
             setattr(self, name, np.concatenate([values, np.zeros_like(values)]))
         self._partitions = np.concatenate([self._partitions, np.full(before, -1, np.int64)])

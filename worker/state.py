@@ -1,216 +1,186 @@
-"""keyfold-state: shows what Redis holds of each partition, and gives a partition's state up.
+"""keyfold-state: looks at saved states, resolves HALTs, copies states away and back, erases a key.
 
-Owns the operator's side of a HALT: `list` says what is there and what is wrong with it, `reset`
-drops a partition's states and begins anew, after saying what that means and asking. It takes the
-worker's own settings, talks to Redis through worker/store.py and only reads Kafka.
+Owns the command line and the exit status; what each command does is in worker/state_*.py, by noun.
+It takes the worker's own settings. Called as a console command.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from redis.exceptions import RedisError
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from keyfold.export import bundle as contract
 from keyfold.worker import command
 from keyfold.worker.config import Config, read_config
 from keyfold.worker.errors import Crash
-from keyfold.worker.kafka_log import Extent, KafkaLog
-from keyfold.worker.lag import committed_offsets
-from keyfold.worker.store import LAYOUT, Store
+from keyfold.worker.redis_client import without_password
+from keyfold.worker.state_adopt import adopt
+from keyfold.worker.state_erase import erase
+from keyfold.worker.state_inspect import inspect
+from keyfold.worker.state_list import list_partitions
+from keyfold.worker.state_rebuild import rebuild
+from keyfold.worker.state_reset import reset
+from keyfold.worker.state_restore import restore
+from keyfold.worker.state_snapshot import snapshot
+from keyfold.worker.store_admin import Admin
 
-OWNER = "keyfold-state"  # the owner that a reset leaves behind, until a worker acquires
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What is known of one partition."""
-
-    number: int  # of the partition
-    extent: Extent  # of its log
-    meta: dict[str, str]  # Redis's meta fields and "keys"; empty: no state
-    committed: int | None  # the group's offset, None: never set
-    problem: str  # what would make a worker HALT; "" when nothing would
+EPILOG = "Exit status: 0 done, 1 problems found or declined, 2 could not."
+Command = Callable[[Config, Admin, argparse.Namespace], int]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run keyfold-state; return 0, or 1 when `list` found a problem, 2 when it could not look."""
+    """Run keyfold-state; return 0, or 1 for problems found or declined, 2 when it could not."""
     arguments = _parser().parse_args(argv)
     return command.run("keyfold-state", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    _sort_positionals(arguments)
     config = read_config(arguments.config, arguments.set)
-    bundle = contract.load(config.worker.bundle).id
+    run: Command = arguments.run
     try:
-        if arguments.command == "list":
-            return _list(config, bundle)
-        return _reset(config, bundle, arguments)
-    except (RedisError, OSError) as error:
-        raise Crash(f"Redis at {_without_password(config.redis.url)}: {error}") from error
+        with Admin.connect(config.redis.url, config.redis.timeout_s, config.kafka.group) as admin:
+            return run(config, admin, arguments)
+    except RedisError as error:
+        raise Crash(f"Redis at {without_password(config.redis.url)}: {error}") from error
 
 
-# -- list ------------------------------------------------------------------------------------------
-
-
-def _list(config: Config, bundle: str) -> int:
-    lines = asyncio.run(_look(config, bundle))
-    console = Console()
-    console.print(
-        f"group {config.kafka.group}, topic {config.kafka.input}, bundle {bundle}", highlight=False
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("partition", "watermark", "log", "group offset", "keys", "bundle"):
-        table.add_column(name, justify="left" if name in ("log", "bundle") else "right")
-    for line in lines:
-        table.add_row(
-            str(line.number), line.meta.get("#W", "-"), f"{line.extent.start}-{line.extent.end}",
-            "-" if line.committed is None else str(line.committed),
-            line.meta.get("keys", "-"), line.meta.get("#M", "-"),
-        )  # fmt: skip
-    console.print(table)
-    if not any(line.meta or line.committed is not None for line in lines):
-        console.print(f"no state of group {config.kafka.group!r} yet", highlight=False)
-    for line in lines:
-        if line.problem:
-            console.print(f"partition {line.number}: {line.problem}", highlight=False)
-    return 1 if any(line.problem for line in lines) else 0
-
-
-async def _look(config: Config, bundle: str) -> list[Line]:
-    topic = config.kafka.input
-    store = Store.connect(config.redis.url, config.redis.timeout_s, config.kafka.group)
-    with KafkaLog(config.kafka.brokers) as log:
-        extents = [log.extent(topic, number) for number in range(log.partitions(topic))]
-    committed = committed_offsets(config.kafka.brokers, topic, len(extents), config.kafka.group)
-    try:
-        metas = [await store.meta(topic, number) for number in range(len(extents))]
-        count = await store.partition_count(topic)
-    finally:
-        await store.close()
-    recount = "" if count in (None, len(extents)) else (
-        f"the states were folded under {count} partitions, the topic has {len(extents)}"
-    )  # fmt: skip
-    return [
-        Line(number, extent, meta, at, recount or _problem(meta, extent, at, bundle))
-        for number, (extent, meta, at) in enumerate(zip(extents, metas, committed, strict=True))
-    ]
-
-
-def _problem(meta: dict[str, str], extent: Extent, committed: int | None, bundle: str) -> str:
-    """Say what would make a worker HALT, as far as it shows without reading the log."""
-    if not meta:
-        return "" if committed is None else (
-            f"no state in Redis, yet the group has committed offset {committed}"
-        )  # fmt: skip
-    if meta.get("#V") != LAYOUT:
-        return f"expected layout {LAYOUT}, got {meta.get('#V')}"
-    if meta.get("#M") != bundle:
-        return f"expected bundle {bundle}, got {meta.get('#M')}"
-    watermark = int(meta["#W"])
-    if watermark < extent.start:
-        return f"events {watermark} to {extent.start - 1} are lost to retention"
-    if watermark > extent.end:
-        return f"the log ends at {extent.end}, below the state (topic created anew?)"
-    return ""
-
-
-# -- reset -----------------------------------------------------------------------------------------
-
-
-def _reset(config: Config, bundle: str, arguments: argparse.Namespace) -> int:
-    lines = asyncio.run(_look(config, bundle))
-    if arguments.all:
-        chosen: Sequence[Line] = lines
-    else:
-        chosen = [line for line in lines if line.number in (arguments.partition or ())]
-        missing = set(arguments.partition or ()) - {line.number for line in chosen}
-        if missing or not chosen:
-            raise Crash(
-                f"--partition: expected 0 to {len(lines) - 1}, or --all; got {sorted(missing)}"
-            )
-    begins = {line.number: _begin(arguments.to, line.extent) for line in chosen}
-    for line in chosen:
-        print(
-            f"partition {line.number}: drops {line.meta.get('keys', '0')} key states (folded up to "
-            f"offset {line.meta.get('#W', '-')}), begins anew at offset {begins[line.number]} with "
-            f"bundle {bundle}"
-        )
-    print(
-        "Every key starts cold; predictions from there on are emitted again, under the same ids. "
-        "A running owner of these partitions stops and must be restarted."
-    )
-    if not (arguments.yes or _agreed()):
-        print("nothing was changed")
-        return 1
-    asyncio.run(_carry_out(config, bundle, begins, recount=arguments.all))
-    print("done; a halted worker goes on within seconds")
-    return 0
-
-
-def _begin(to: str, extent: Extent) -> int:
-    named = {"earliest": extent.start, "latest": extent.end}
-    try:
-        begin = named[to] if to in named else int(to)
-    except ValueError:
-        raise Crash(f"--to: expected earliest, latest or an offset, got {to!r}") from None
-    if not extent.start <= begin <= extent.end:
-        raise Crash(f"--to: expected an offset from {extent.start} to {extent.end}, got {begin}")
-    return begin
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise Crash("expected --yes, or a terminal to ask at")
-    return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-
-
-async def _carry_out(config: Config, bundle: str, begins: dict[int, int], recount: bool) -> None:
-    store = Store.connect(config.redis.url, config.redis.timeout_s, config.kafka.group)
-    try:
-        for number, begin in begins.items():
-            await store.reset(config.kafka.input, number, OWNER, bundle, begin)
-        if recount:
-            await store.forget_partition_count(config.kafka.input)
-    finally:
-        await store.close()
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+def _sort_positionals(arguments: argparse.Namespace) -> None:
+    """Tell the settings file from the paths behind it: argparse cannot, both may be one or none."""
+    paths: list[Path] | None = getattr(arguments, "paths", None)
+    if paths is None:
+        return
+    arguments.config = paths.pop(0) if paths and paths[0].suffix == ".toml" else None
+    wanted = "DIR" if arguments.run is snapshot else "FILE..."
+    if not paths or (arguments.run is snapshot and len(paths) > 1):
+        got = " ".join(map(str, paths)) or "none"
+        raise Crash(f"expected [worker.toml] {wanted}, got {got} behind the settings")
+    arguments.files, arguments.folder = paths, paths[0]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyfold-state",
-        description="Look at the saved state of a worker's group, or reset it.",
+        description="Look after the saved state of a worker's group.",
+        epilog=EPILOG,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("list", help="show each partition's watermark, keys and problems")
-    reset = commands.add_parser("reset", help="drop partitions' states and begin anew")
-    for one in (show, reset):
-        one.add_argument("config", nargs="?", type=Path, metavar="worker.toml")
-        one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
-                         help="override one setting")  # fmt: skip
-    reset.add_argument(
-        "--partition", type=int, action="append", metavar="N", help="may be repeated"
-    )
-    reset.add_argument("--all", action="store_true", help="every partition of the topic; also the "
-                       "way on after the number of partitions changed")  # fmt: skip
-    reset.add_argument(
-        "--to", required=True, metavar="earliest|latest|OFFSET", help="where to begin"
-    )
-    reset.add_argument("--yes", action="store_true", help="do not ask")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, help_: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=help_, description=f"{help_}.", epilog=EPILOG)
+        one.set_defaults(run=run)
+        return one
+
+    _add_looking(add)
+    _add_resolving(add)
+    _add_copying(add)
+    one = add("erase", erase, "have one key forgotten: tombstone, wait, receipt")
+    _settings(one)
+    _key(one.add_mutually_exclusive_group(required=True))
+    one.add_argument("--timeout", type=_positive, default=60.0, metavar="SECONDS",
+                     help="longest wait for the worker to pass it (default: 60)")  # fmt: skip
+    one.add_argument("--receipt", type=Path, metavar="FILE", help="write a receipt, JSON")
+    _yes(one)
     return parser
+
+
+def _add_looking(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    _settings(add("list", list_partitions, "show each partition's watermark, keys and problems"))
+    one = add("inspect", inspect, "show one key's state, or a partition's meta fields")
+    _settings(one)
+    which = one.add_mutually_exclusive_group(required=True)
+    _key(which)
+    which.add_argument("--partition", type=int, metavar="N", help="the partition")
+
+
+def _add_resolving(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    one = add("reset", reset, "give partitions' states up and begin anew")
+    _settings(one)
+    _partitions(one)
+    one.add_argument("--to", required=True, metavar="earliest|latest|OFFSET", help="where to begin")
+    one.add_argument("--emit-again", action="store_true",
+                     help="exactly-once outputs: emit again what is out already")  # fmt: skip
+    _yes(one)
+    one = add("rebuild", rebuild, "fold partitions again without emitting what is out already")
+    _settings(one)
+    _partitions(one)
+    one.add_argument("--from", dest="start", metavar="earliest|OFFSET|SNAPSHOT",
+                     help="where to begin (default: where the old fold began, or the oldest record "
+                     "retained)")  # fmt: skip
+    one.add_argument("--emit-from", metavar="OFFSET|latest",
+                     help="emit from here on (default: from the old watermark)")  # fmt: skip
+    _yes(one)
+    one = add(
+        "adopt", adopt, "take states over as they are: another bundle, log or output position"
+    )
+    _settings(one)
+    _partitions(one)
+    _yes(one)
+
+
+def _add_copying(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    one = add("snapshot", snapshot, "copy partitions' states to files in a folder")
+    one.usage = "%(prog)s [worker.toml] DIR [--partition N] [--every SECONDS] [--keep COUNT] ..."
+    _paths(one, "DIR")
+    one.add_argument("--partition", type=int, action="append", metavar="N",
+                     help="may be repeated (default: all)")  # fmt: skip
+    one.add_argument("--every", type=_positive, metavar="SECONDS",
+                     help="again and again, until SIGTERM")  # fmt: skip
+    one.add_argument("--keep", type=_count, metavar="COUNT",
+                     help="remove a partition's oldest files beyond so many")  # fmt: skip
+    one = add("restore", restore, "put snapshots back, perhaps into another Redis")
+    one.usage = "%(prog)s [worker.toml] FILE... [--yes] [--set SECTION.NAME=VALUE]"
+    _paths(one, "FILE")
+    _yes(one)
+
+
+def _settings(one: argparse.ArgumentParser) -> None:
+    one.add_argument("config", nargs="?", type=Path, metavar="worker.toml")
+    _set(one)
+
+
+def _set(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
+                     help="override one setting")  # fmt: skip
+
+
+def _paths(one: argparse.ArgumentParser, what: str) -> None:
+    one.add_argument("paths", nargs="+", type=Path, metavar=what,
+                     help="worker.toml may stand before it")  # fmt: skip
+    _set(one)
+
+
+def _partitions(one: argparse.ArgumentParser) -> None:
+    which = one.add_mutually_exclusive_group(required=True)
+    which.add_argument("--partition", type=int, action="append", metavar="N",
+                       help="may be repeated")  # fmt: skip
+    which.add_argument("--all", action="store_true", help="every partition of the topic")
+
+
+def _key(which: argparse._MutuallyExclusiveGroup) -> None:
+    which.add_argument("--key", metavar="K", help="the key as text")
+    which.add_argument("--key-b64", metavar="B", help="the key's bytes in base64")
+
+
+def _yes(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text!r}")
+    return number
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 Owns the layout of one stored state, little-endian, without padding:
 
-    version u8 | checksum u32 | steps u64 | last offset i64 | last event time i64 | tensors
+    version u8 | checksum u32 | flags u8 | steps u64 | last offset i64 | last event time i64
+    | stream time at the last event i64 | tensors
 
+Flag 1: the key's history may miss events that retention took (a gap).
 The checksum is the CRC-32 of the key followed by everything after the checksum: a value returned
 for another key (a mixed-up reply) is found out. Knows numpy and the manifest's state specs only.
 """
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 
 from keyfold.export.bundle import Manifest, Tensors
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+FLAG_GAP = 1
+TOUCHED_AT = 30  # first byte of the stream time at the last event; worker/store.py reads it too
 _BODY = 5  # first byte after version and checksum
 
 
@@ -35,6 +39,8 @@ class States:
     steps: NDArray[np.uint64]  # (N,) steps taken since cold
     offsets: NDArray[np.int64]  # (N,) offset of the last event
     times_ms: NDArray[np.int64]  # (N,) event time of the last event
+    touched_ms: NDArray[np.int64]  # (N,) the partition's stream time at the last event
+    gaps: NDArray[np.bool_]  # (N,) whether the history may miss lost events
     tensors: Tensors  # input name -> (N, *dims)
 
 
@@ -47,9 +53,11 @@ class StateCodec:
             [
                 ("version", "u1"),
                 ("checksum", "<u4"),
+                ("flags", "u1"),
                 ("steps", "<u8"),
                 ("offset", "<i8"),
                 ("time", "<i8"),
+                ("touched", "<i8"),
                 *(
                     (spec.input, np.dtype(spec.dtype).newbyteorder("<"), spec.dims)
                     for spec in manifest.states
@@ -62,7 +70,9 @@ class StateCodec:
         """Return one stored value per key."""
         rows = np.empty(len(keys), self._layout)
         rows["version"] = STATE_VERSION
-        rows["steps"], rows["offset"], rows["time"] = states.steps, states.offsets, states.times_ms
+        rows["flags"] = np.where(states.gaps, FLAG_GAP, 0)
+        rows["steps"], rows["offset"] = states.steps, states.offsets
+        rows["time"], rows["touched"] = states.times_ms, states.touched_ms
         for spec in self._specs:
             rows[spec.input] = states.tensors[spec.input]
         size = self._layout.itemsize
@@ -98,5 +108,7 @@ class StateCodec:
             rows["steps"].astype(np.uint64),
             rows["offset"].astype(np.int64),
             rows["time"].astype(np.int64),
+            rows["touched"].astype(np.int64),
+            (rows["flags"] & FLAG_GAP).astype(np.bool_),
             {spec.input: rows[spec.input].astype(spec.dtype) for spec in self._specs},
         )

@@ -1,76 +1,174 @@
 """Redis: a partition's watermark, owner and key states, changed only together.
 
-Owns every Redis name and script. One hash per source partition, `{group:topic:partition}` (the
-braces make it one slot of a Redis Cluster), holds the meta fields below and one field per key, so
-that a watermark and its states vanish together. It decides nothing: replies go to
-worker/partition.py. Called by worker/owner.py, the pipeline (load) and keyfold-state.
+Owns the Redis names and the scripts of the worker. One hash per source partition,
+`{group:topic:partition}` (the braces make it one slot of a Redis Cluster), holds the meta fields
+below and one field per key, so that a watermark and its states vanish together. It decides nothing:
+replies go to worker/partition.py. Called by worker/owner.py, the pipeline (load) and keyfold-state.
 
-    #W watermark   #B base offset   #E fence number   #O owner nonce
-    #M bundle id   #L fingerprint of the last applied record   #V layout version
+    #W watermark   #B base offset   #E fence number   #O owner nonce   #M bundle id
+    #L fingerprint of the last applied record   #V layout version   #K number of key states
+    #S stream time in ms, "" before the first event
+    #F emit floor: outputs about offsets below it are not emitted
+    #G lost ranges "from-to,from-to" that retention took unseen, "" none
+    #C exactly-once outputs: group offset known to be set by a transaction, "" none
+    #R how often the outputs began anew
     :<key> state (worker/state_codec.py)
 
-Beside it `{group:topic}` holds N, the partition count the states were folded under.
+All of the meta fields are always there: with the number of fields this tells a vanished key state.
+Beside it `{group:topic}` holds N, the partition count the states were folded under, and T, the
+topic's id ("" where the broker tells none).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
-from keyfold.worker.partition import Acquired, Fence, Fingerprint, Held, Refused, SavePlan
+from keyfold.worker.errors import NotOwner
+from keyfold.worker.protocol import (
+    Acquired,
+    Fence,
+    Fingerprint,
+    Held,
+    Refused,
+    SavePlan,
+    Topic,
+)
+from keyfold.worker.redis_client import Script, connect, primaries
+from keyfold.worker.state_codec import TOUCHED_AT
 
-LAYOUT = "1"
-META = ("#W", "#E", "#O", "#M")
+LAYOUT = "2"
+META = ("#W", "#B", "#E", "#O", "#M", "#L", "#V", "#K", "#S", "#F", "#G", "#C", "#R")
 STATE_PREFIX = b":"
 # Lua's unpack fails at some 4,000 arguments; smaller pieces also keep the script interruptible.
 PIECE = 1000
 # A save blocks Redis while it runs: 100,000 states of 512 B take 150 ms.
 MAX_SAVE_BYTES = 8 << 20
-LOAD_PIECE = 4096  # keys of one HMGET
-MAX_CONNECTIONS = 32
+LOAD_PIECE = 2000  # keys of one load: Lua's unpack again
 
 T = TypeVar("T")
 
-# ARGV: nonce, bundle, layout, offset to begin at ("" = must exist). Checks all before it writes.
-_ACQUIRE = """
-local held = redis.call('HMGET', KEYS[1], '#W', '#V', '#M')
-if not held[1] then
-  if ARGV[4] == '' then return {'missing', 'a watermark', 'none'} end
-  redis.call('HSET', KEYS[1], '#W', ARGV[4], '#B', ARGV[4], '#E', '0', '#M', ARGV[2],
-             '#L', '', '#V', ARGV[3])
-else
-  if held[2] ~= ARGV[3] then return {'layout', ARGV[3], held[2] or 'none'} end
-  if held[3] ~= ARGV[2] then return {'bundle', ARGV[2], held[3] or 'none'} end
+# What a worker is told after ACQUIRE.
+_TELL = """
+local function tell()
+  local f = redis.call('HMGET', KEYS[1], '#E', '#W', '#L', '#S', '#F', '#G', '#C', '#R')
+  table.insert(f, 1, 'ok')
+  return f
 end
-local number = redis.call('HINCRBY', KEYS[1], '#E', 1)
-redis.call('HSET', KEYS[1], '#O', ARGV[1])
-local now = redis.call('HMGET', KEYS[1], '#W', '#L')
-return {'ok', tostring(number), now[1], now[2]}
 """
 
-# ARGV: number, nonce, bundle, w0, w1, fingerprint, n of cleared keys, cleared..., field, value...
-# Scripts do not roll back: everything is checked before the first write, and the watermark is
-# written last, so that a state can be ahead of the watermark but never behind it; a state ahead is
-# found out when it is loaded.
-_SAVE = """
-local held = redis.call('HMGET', KEYS[1], '#W', '#E', '#O', '#M')
-if held[1] == ARGV[4] and held[2] == ARGV[1] and held[3] == ARGV[2] and held[4] == ARGV[3] then
-  local first = 8 + tonumber(ARGV[7])
-  for i = 8, first - 1, PIECE do
-    redis.call('HDEL', KEYS[1], unpack(ARGV, i, math.min(i + PIECE - 1, first - 1)))
+# Every meta field of a partition that begins at `begin`; #E, #F, #C and #R are carried over.
+_BEGIN = """
+local function begin(at, number, bundle, layout, floor, committed, resets)
+  redis.call('HSET', KEYS[1], '#W', at, '#B', at, '#E', number, '#O', '', '#M', bundle, '#L', '',
+             '#V', layout, '#K', '0', '#S', '', '#F', floor, '#G', '', '#C', committed,
+             '#R', resets)
+end
+"""
+
+_TAKE = """
+local function take(nonce, exactly_once)
+  redis.call('HINCRBY', KEYS[1], '#E', 1)
+  redis.call('HSET', KEYS[1], '#O', nonce)
+  if exactly_once ~= '1' then redis.call('HSET', KEYS[1], '#C', '') end
+  return tell()
+end
+"""
+
+# ARGV: nonce, bundle, layout, offset to begin at ("" = must exist), exactly-once (0 or 1).
+# Checks all before it writes.
+_ACQUIRE = f"""{_TELL}{_BEGIN}{_TAKE}
+local held = redis.call('HMGET', KEYS[1], '#W', '#V', '#M', '#K', '#B')
+if not held[1] then
+  if ARGV[4] == '' then return {{'missing', 'a watermark', 'none'}} end
+  redis.call('UNLINK', KEYS[1])
+  begin(ARGV[4], '0', ARGV[2], ARGV[3], '0', '', '0')
+else
+  if held[2] ~= ARGV[3] then return {{'layout', ARGV[3], held[2] or 'none'}} end
+  local found = tostring(redis.call('HLEN', KEYS[1]) - {len(META)})
+  if found ~= held[4] then return {{'states', held[4] or 'none', found}} end
+  if held[3] ~= ARGV[2] then return {{'bundle', ARGV[2], held[3] or 'none', held[1], held[5]}} end
+end
+return take(ARGV[1], ARGV[5])
+"""
+
+# ARGV: nonce, bundle, layout, exactly-once, begin, floor, expected bundle, expected watermark.
+# What is out stays out: the emit floor never falls, and #C and #R stay as they were.
+_BEGIN_ANEW = f"""{_TELL}{_BEGIN}{_TAKE}
+local held = redis.call('HMGET', KEYS[1], '#M', '#W', '#E', '#F', '#C', '#R')
+if held[1] ~= ARGV[7] or held[2] ~= ARGV[8] then
+  return {{'bundle', ARGV[2], held[1] or 'none', held[2] or '0', '0'}}
+end
+redis.call('UNLINK', KEYS[1])
+local floor = string.format('%.0f', math.max(tonumber(ARGV[6]), tonumber(held[4])))
+begin(ARGV[5], held[3], ARGV[2], ARGV[3], floor, held[5], held[6])
+return take(ARGV[1], ARGV[4])
+"""
+
+# ARGV: number, nonce, bundle, w0, first offset retained
+_SKIP_LOST = f"""{_TELL}
+local held = redis.call('HMGET', KEYS[1], '#W', '#E', '#O', '#M', '#G')
+if held[1] ~= ARGV[4] or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] or held[4] ~= ARGV[3] then
+  return {{'owner', ARGV[1] .. '/' .. ARGV[2], (held[2] or '0') .. '/' .. (held[3] or '')}}
+end
+local lost = held[1] .. '-' .. ARGV[5]
+if held[5] ~= '' then lost = held[5] .. ',' .. lost end
+redis.call('HSET', KEYS[1], '#W', ARGV[5], '#L', '', '#G', lost)
+return tell()
+"""
+
+# ARGV: number, nonce, bundle, w0, w1, fingerprint, stream time, exactly-once,
+#       oldest stream time kept ("" = all), scan cursor, fields to scan,
+#       n of states, field, value, ..., cleared field, ...
+# Scripts do not roll back: everything is checked before the first write, the one command that a
+# full memory refuses comes first, and the watermark last, so that a state can be ahead of the
+# watermark but never behind it; a state ahead is found out when it is loaded.
+# Returns what is held afterwards, the number of states found, and the next scan cursor.
+_SAVE = f"""
+local key = KEYS[1]
+local held = redis.call('HMGET', key, '#W', '#E', '#O', '#M', '#K')
+held[6] = redis.call('HLEN', key) - {len(META)}
+held[7] = ARGV[10]
+if held[1] == ARGV[4] and held[2] == ARGV[1] and held[3] == ARGV[2] and held[4] == ARGV[3]
+   and tonumber(held[5]) == held[6] then
+  local last = 12 + 2 * tonumber(ARGV[12])
+  local count = held[6]
+  for i = 13, last, {PIECE} do
+    count = count + redis.call('HSET', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, last)))
   end
-  for i = first, #ARGV, PIECE do
-    redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + PIECE - 1, #ARGV)))
+  for i = last + 1, #ARGV, {PIECE} do
+    count = count - redis.call('HDEL', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, #ARGV)))
   end
-  redis.call('HSET', KEYS[1], '#W', ARGV[5], '#L', ARGV[6])
-  held[1] = ARGV[5]
+  if ARGV[9] ~= '' then
+    local oldest = tonumber(ARGV[9])
+    local scan = redis.call('HSCAN', key, ARGV[10], 'COUNT', ARGV[11])
+    held[7] = scan[1]
+    for i = 1, #scan[2], 2 do
+      local field, value = scan[2][i], scan[2][i + 1]
+      if string.byte(field) == 58 and #value >= {TOUCHED_AT + 8}
+         and struct.unpack('<i8', value, {TOUCHED_AT + 1}) < oldest then
+        count = count - redis.call('HDEL', key, field)
+      end
+    end
+  end
+  if ARGV[8] == '1' then redis.call('HSET', key, '#C', ARGV[5]) end
+  redis.call('HSET', key, '#W', ARGV[5], '#L', ARGV[6], '#S', ARGV[7], '#K', count)
+  held[1], held[5], held[6] = ARGV[5], tostring(count), count
 end
 return held
-""".replace("PIECE", str(PIECE))
+"""
+
+# ARGV: fields of states
+_LOAD = f"""
+local held = redis.call('HMGET', KEYS[1], '#W', '#E', '#O', '#M', '#K')
+held[6] = redis.call('HLEN', KEYS[1]) - {len(META)}
+if #ARGV == 0 then return {{held}} end
+return {{held, redis.call('HMGET', KEYS[1], unpack(ARGV))}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +180,22 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """Which states a save collects on its way."""
+
+    oldest_ms: int  # stream time below which a state's last event makes it expired
+    cursor: int  # where the scan of the hash goes on; 0: at its beginning
+    fields: int  # about how many fields to look at
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """What one save writes."""
 
-    cleared: Sequence[bytes]  # keys reset by a tombstone and not stepped since
+    cleared: Sequence[bytes]  # keys reset and not stepped since
     keys: Sequence[bytes]  # keys with a new state
     values: Sequence[bytes]  # their stored states
+    expired: Expired | None = None  # None: keys never expire
 
 
 def partition_name(group: str, topic: str, partition: int) -> str:
@@ -98,23 +206,19 @@ def partition_name(group: str, topic: str, partition: int) -> str:
 class Store:
     """The state of one consumer group in one Redis. Safe to share between tasks."""
 
-    def __init__(self, redis: Redis, group: str) -> None:
+    def __init__(self, redis: Redis, group: str, exactly_once: bool = False) -> None:
         self.redis, self._group = redis, group
-        self._acquire = redis.register_script(_ACQUIRE)
-        self._save = redis.register_script(_SAVE)
+        self._exactly_once = "1" if exactly_once else "0"
+        self._acquire = Script(redis, _ACQUIRE)
+        self._begin_anew = Script(redis, _BEGIN_ANEW)
+        self._skip_lost = Script(redis, _SKIP_LOST)
+        self._save = Script(redis, _SAVE)
+        self._load = Script(redis, _LOAD)
 
     @classmethod
-    def connect(cls, url: str, timeout_s: float, group: str) -> Store:
+    def connect(cls, url: str, timeout_s: float, group: str, exactly_once: bool = False) -> Store:
         """Prepare a store; connections open on first use."""
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=None,  # a command waits for a connection
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            protocol=2,
-        )
-        return cls(Redis.from_pool(pool), group)
+        return cls(connect(url, timeout_s), group, exactly_once)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -124,104 +228,126 @@ class Store:
         """Return the name of a partition's hash."""
         return partition_name(self._group, topic, partition)
 
-    async def check_partition_count(self, topic: str, count: int) -> Refused | None:
-        """Keep the first partition count ever seen for this group and topic; refuse another."""
-        await whole(self.redis.hsetnx(self._topic_name(topic), "#N", str(count)))
-        first = await self.partition_count(topic)
-        return None if first == count else Refused("partitions", str(count), str(first))
-
-    async def partition_count(self, topic: str) -> int | None:
-        """Return the partition count the states were folded under, None: there are none."""
-        count = await whole(self.redis.hget(self._topic_name(topic), "#N"))
-        return None if count is None else int(count)
-
-    async def forget_partition_count(self, topic: str) -> None:
-        """Let the next ACQUIRE set the partition count anew."""
-        await whole(self.redis.delete(self._topic_name(topic)))
-
-    def _topic_name(self, topic: str) -> str:
+    def topic_name(self, topic: str) -> str:
+        """Return the name of the hash that tells which topic the states were folded from."""
         return f"{{{self._group}:{topic}}}"
+
+    # -- the topic ---------------------------------------------------------------------------------
+
+    async def check_topic(self, name: str, topic: Topic) -> Refused | None:
+        """Keep the first partition count and id ever seen for this topic; refuse others."""
+        await whole(self.redis.hsetnx(self.topic_name(name), "#N", str(topic.partitions)))
+        if topic.identity:
+            await whole(self.redis.hsetnx(self.topic_name(name), "#T", topic.identity))
+        first = await self.topic(name)
+        if first is None or first.partitions != topic.partitions:
+            got = "none" if first is None else str(first.partitions)
+            return Refused("partitions", str(topic.partitions), got)
+        if first.identity and topic.identity and first.identity != topic.identity:
+            return Refused("topic", f"topic id {topic.identity}", first.identity)
+        return None
+
+    async def topic(self, name: str) -> Topic | None:
+        """Return the topic that the states were folded from, None: there are none."""
+        found = await whole(cast(Any, self.redis.hmget(self.topic_name(name), ["#N", "#T"])))
+        count, identity = found
+        return None if count is None else Topic(int(count), (identity or b"").decode())
+
+    # -- ACQUIRE -----------------------------------------------------------------------------------
 
     async def acquire(
         self, topic: str, partition: int, nonce: str, bundle: str, begin: int | None
     ) -> Acquired | Refused:
         """Take the fence; where there is no state, begin at offset `begin` unless it is None."""
-        arguments = [nonce, bundle, LAYOUT, "" if begin is None else str(begin)]
+        arguments = [
+            nonce, bundle, LAYOUT, "" if begin is None else str(begin), self._exactly_once,
+        ]  # fmt: skip
         reply = await whole(self._acquire(keys=[self.name(topic, partition)], args=arguments))
-        status, *rest = (item.decode() for item in reply)
-        if status != "ok":
-            return Refused(cast(Any, status), expected=rest[0], got=rest[1])
-        number, watermark, fingerprint = rest
-        fence = Fence(int(number), nonce, bundle)
-        return Acquired(fence, int(watermark), Fingerprint.parse(fingerprint))
+        return _acquired(reply, nonce, bundle)
+
+    async def begin_anew(
+        self, topic: str, partition: int, fence: Fence, refused: Refused, begin: int
+    ) -> Acquired | Refused:
+        """Drop the states that were refused for their bundle, begin at `begin`, take the fence.
+
+        Nothing below the refused watermark will be emitted again. `fence.number` is not looked at.
+        """
+        arguments = [
+            fence.nonce, fence.bundle, LAYOUT, self._exactly_once, begin, refused.watermark,
+            refused.got, refused.watermark,
+        ]  # fmt: skip
+        reply = await whole(self._begin_anew(keys=[self.name(topic, partition)], args=arguments))
+        return _acquired(reply, fence.nonce, fence.bundle)
+
+    async def skip_lost(
+        self, topic: str, partition: int, acquired: Acquired, upto: int
+    ) -> Acquired | Refused:
+        """Move W over events that retention took, to `upto`, and remember the range.
+
+        Raises NotOwner when the fence was taken meanwhile.
+        """
+        fence = acquired.fence
+        arguments = [fence.number, fence.nonce, fence.bundle, acquired.watermark, upto]
+        reply = await whole(self._skip_lost(keys=[self.name(topic, partition)], args=arguments))
+        return _acquired(reply, fence.nonce, fence.bundle)
+
+    # -- RUN ---------------------------------------------------------------------------------------
 
     async def load(self, topic: str, partition: int, keys: Sequence[bytes]) -> Loaded:
         """Read keys' states and, in the same instant, the watermark and owner."""
-        fields: list[str | bytes] = [*META, *(STATE_PREFIX + key for key in keys)]
-        reply = await self._get(topic, partition, fields)
-        return Loaded(_held(reply), reply[len(META) :])
+        fields = [STATE_PREFIX + key for key in keys]
+        held, *values = await whole(self._load(keys=[self.name(topic, partition)], args=fields))
+        return Loaded(_held(held), values[0] if values else [])
 
     async def hold(self, topic: str, partition: int) -> Held:
         """Read a partition's watermark and owner."""
-        return _held(await self._get(topic, partition, META))
+        return (await self.load(topic, partition, ())).held
 
     async def save(
         self, topic: str, partition: int, fence: Fence, plan: SavePlan, payload: Payload
-    ) -> Held:
+    ) -> tuple[Held, int]:
         """Compare and set: all of the payload and the watermark, or nothing.
 
-        Returns what Redis holds afterwards. May be repeated after a lost reply.
+        Returns what Redis holds afterwards, and where the scan for expired states goes on. May be
+        repeated after a lost reply.
         """
+        expired = payload.expired
         arguments: list[str | int | bytes] = [
-            fence.number,
-            fence.nonce,
-            fence.bundle,
-            plan.w0,
-            plan.w1,
-            str(plan.fingerprint or ""),
-            len(payload.cleared),
-            *(STATE_PREFIX + key for key in payload.cleared),
-        ]
+            fence.number, fence.nonce, fence.bundle, plan.w0, plan.w1,
+            str(plan.fingerprint or ""), "" if plan.stream_ms is None else plan.stream_ms,
+            self._exactly_once,
+            *(("", 0, 0) if expired is None
+              else (expired.oldest_ms, expired.cursor, expired.fields)),
+            len(payload.keys),
+        ]  # fmt: skip
         for key, value in zip(payload.keys, payload.values, strict=True):
             arguments += (STATE_PREFIX + key, value)
-        return _held(await whole(self._save(keys=[self.name(topic, partition)], args=arguments)))
+        arguments += (STATE_PREFIX + key for key in payload.cleared)
+        reply = await whole(self._save(keys=[self.name(topic, partition)], args=arguments))
+        return _held(reply), int(reply[6])
 
-    async def reset(self, topic: str, partition: int, nonce: str, bundle: str, begin: int) -> None:
-        """Drop a partition's states and begin anew at `begin`; stops whoever owns it now."""
-        name = self.name(topic, partition)
-        number = int(await whole(self.redis.hget(name, "#E")) or 0)
-        meta: Mapping[str, str | int] = {
-            "#W": begin, "#B": begin, "#E": number + 1, "#O": nonce,
-            "#M": bundle, "#L": "", "#V": LAYOUT,
-        }  # fmt: skip
-        transaction = self.redis.pipeline(transaction=True)
-        transaction.delete(name)
-        transaction.hset(name, mapping=cast(Any, meta))
-        await whole(transaction.execute())
+    # -- for operators -----------------------------------------------------------------------------
 
     async def meta(self, topic: str, partition: int) -> dict[str, str]:
-        """Return a partition's meta fields and the number of its keys (as "keys")."""
-        fields = ("#W", "#B", "#E", "#O", "#M", "#L", "#V")
-        values = await self._get(topic, partition, fields)
-        found = {f: v.decode() for f, v in zip(fields, values, strict=True) if v is not None}
+        """Return a partition's meta fields and the number of its key states (as "keys")."""
+        name = self.name(topic, partition)
+        values = await whole(cast(Any, self.redis.hmget(name, list(META))))
+        found = {f: v.decode() for f, v in zip(META, values, strict=True) if v is not None}
         if found:
-            fields_held = await whole(self.redis.hlen(self.name(topic, partition)))
-            found["keys"] = str(fields_held - len(found))
+            found["keys"] = str(await whole(self.redis.hlen(name)) - len(found))
         return found
-
-    async def _get(
-        self, topic: str, partition: int, fields: Sequence[str | bytes]
-    ) -> list[bytes | None]:
-        reply = await whole(self.redis.hmget(self.name(topic, partition), list(fields)))
-        return cast("list[bytes | None]", reply)
 
     async def policy_problems(self) -> list[str]:
         """Return what in Redis's own settings can lose states; empty when nothing can be seen."""
-        info: dict[str, Any] = await whole(self.redis.info("memory"))
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy == "noeviction":
-            return []
-        return [f"Redis may evict states: expected maxmemory-policy noeviction, got {policy}"]
+        problems = []
+        for server in await whole(primaries(self.redis)):
+            info: dict[str, Any] = await whole(server.info("memory"))
+            policy = info.get("maxmemory_policy", "noeviction")
+            if policy != "noeviction":
+                problems.append(
+                    "Redis may evict states: expected maxmemory-policy noeviction, got " + policy
+                )
+        return problems
 
 
 def pieces(keys: Sequence[T], size: int = LOAD_PIECE) -> Iterable[Sequence[T]]:
@@ -240,11 +366,39 @@ async def whole(command: Awaitable[T]) -> T:
     return await asyncio.shield(running)
 
 
-def _held(reply: Sequence[bytes | None]) -> Held:
-    watermark, number, nonce, bundle = reply[: len(META)]
+def _acquired(reply: Sequence[bytes], nonce: str, bundle: str) -> Acquired | Refused:
+    status, *rest = (item.decode() for item in reply)
+    if status != "ok":
+        expected, got, *at = rest
+        if status == "owner":
+            raise NotOwner(f"expected owner {expected}, got {got}: another worker owns it")
+        return Refused(cast(Any, status), expected, got, *map(int, at))
+    number, watermark, fingerprint, stream, floor, lost, committed, resets = rest
+    return Acquired(
+        Fence(int(number), nonce, bundle),
+        int(watermark),
+        Fingerprint.parse(fingerprint),
+        int(stream) if stream else None,
+        int(floor),
+        lost_ranges(lost),
+        int(committed) if committed else None,
+        int(resets),
+    )
+
+
+def lost_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    """Read the field #G: ranges [from, to)."""
+    pairs = (item.split("-") for item in text.split(",") if item)
+    return tuple((int(start), int(end)) for start, end in pairs)
+
+
+def _held(reply: Sequence[Any]) -> Held:
+    watermark, number, nonce, bundle, keys, found = reply[:6]
     return Held(
         None if watermark is None else int(watermark),
         int(number or 0),
         (nonce or b"").decode(),
         (bundle or b"").decode(),
+        int(keys or 0),
+        found,
     )

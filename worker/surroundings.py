@@ -22,10 +22,11 @@ from redis.exceptions import (
 from keyfold.worker.emit import Emitter
 from keyfold.worker.errors import RedisRefuses
 from keyfold.worker.metrics import Metrics
-from keyfold.worker.partition import GroupOffset
+from keyfold.worker.protocol import GroupOffset, Topic
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
+from keyfold.worker.watchdog import note_waiting
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class Log(Protocol):
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions, 0 when it does not exist."""
 
+    async def identify(self, name: str) -> Topic:
+        """Return what tells a topic from another one of the same name; 0 partitions: no topic."""
+
     def request_seek(self, owner: Any, offset: int) -> None:
         """Have the intake move the position; it calls owner.sought() afterwards."""
 
@@ -63,6 +67,7 @@ class Settings:
     save_every_s: float  # 0: each turn
     nonce: str  # this worker's
     bundle: str  # bundle id
+    reset_after_ms: int | None = None  # the bundle's: a key silent for longer starts cold again
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ def raise_if_refused(error: Exception) -> None:
 
 async def wait_to_retry(doing: str, error: Exception, tries: int) -> int:
     """Say what failed, wait a little longer than the last time, and return the number of tries."""
+    note_waiting(error)  # who waits for Redis is not stuck
     wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
     log.warning("%s: %s: %s; trying again in %.1f s", doing, type(error).__name__, error, wait_s)
     await asyncio.sleep(wait_s)

@@ -1,7 +1,8 @@
-"""Are the topics there, and do they fit each other? Asked before a worker joins its group.
+"""Are the topics there, do they fit each other, are they still the same ones?
 
-Owns the rules between the input, output and dead-letter topics. It only reads metadata. Called by
-worker/cli.py at start; worker/owner.py applies the same rules again at every ACQUIRE.
+Owns the rules between the input, output and dead-letter topics, and topic ids. It only reads
+metadata. Called by worker/cli.py before a worker joins its group, and by worker/answers.py at every
+ACQUIRE.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import logging
 from collections.abc import Mapping
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from keyfold.worker.config import Kafka
 from keyfold.worker.errors import SetUpError, TopicError
@@ -19,6 +23,10 @@ from keyfold.worker.errors import SetUpError, TopicError
 log = logging.getLogger(__name__)
 
 TRY_AGAIN_S = 2.0
+ASK_S = 5.0
+IDS_FOR_S = 0.5  # how long the broker's word on an id is good
+# What a broker answers that does not know topic ids.
+NO_IDS = (ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE)
 
 
 async def check_topics(kafka: Kafka) -> None:
@@ -67,3 +75,36 @@ async def _partition_counts(kafka: Kafka) -> dict[str, int]:
         logging.getLogger("aiokafka").setLevel(logging.WARNING)
         await client.close()
     return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
+
+
+class TopicIds:
+    """Kafka's ids of topics: one deleted and created anew under its name has another one."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._brokers = kafka.brokers
+        self._admin: AdminClient | None = None
+        self._known: tuple[str, str] = ("", "")  # name and id
+        self._known_until_s = 0.0  # by the event loop's clock
+
+    async def of(self, name: str) -> str:
+        """Return a topic's id, "" where the broker tells none. Raises KafkaError: no answer."""
+        now_s = asyncio.get_running_loop().time()
+        if self._known[0] != name or now_s >= self._known_until_s:
+            # aiokafka 0.14 knows no topic ids; librdkafka's call blocks.
+            self._known = (name, await asyncio.to_thread(self._ask, name))
+            self._known_until_s = now_s + IDS_FOR_S
+        return self._known[1]
+
+    def _ask(self, name: str) -> str:
+        if self._admin is None:
+            self._admin = AdminClient({"bootstrap.servers": self._brokers, "log_level": 0})
+        asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=ASK_S)
+        try:
+            return str(asked[name].result(ASK_S).topic_id)
+        except KafkaException as error:
+            reason = error.args[0]
+            if reason.code() in NO_IDS:
+                return ""
+            raise KafkaConnectionError(f"id of topic {name!r}: {reason.str()}") from error
+        except TimeoutError as error:
+            raise KafkaConnectionError(f"id of topic {name!r}: no answer") from error

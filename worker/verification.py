@@ -1,14 +1,15 @@
 """One verification: which topics and states are read, in which order, and compared with what.
 
-Owns that order. Per partition: the states, then the ends of the outputs, then the end of the input,
-so that whatever was put out was caused by what is read, also beside a running worker. Counts come
-from topics and Redis only; nothing of the worker's pipeline, schedule, slots or store is used.
-Called by worker/verify.py (the command), the demo and tests.
+Owns that order, and where a partition's fold begins when part of its log is gone. Per partition:
+the states, then the ends of the outputs, then the end of the input, so that whatever was put out
+was caused by what is read, also beside a running worker. Counts come from topics and Redis only;
+nothing of the worker's pipeline, schedule, slots or store is used. Called by worker/verify.py (the
+command), the demo and tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,13 +17,16 @@ from typing import cast
 from confluent_kafka import Message
 
 from keyfold.export import bundle as contract
+from keyfold.worker.archive import Archive, Entry
 from keyfold.worker.compare import OutputCheck, Place, Strays
 from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
 from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.kafka_log import Extent, KafkaLog
-from keyfold.worker.refold import OfflineStep, Refold
-from keyfold.worker.stored import Stored, StoredGroup, check_bundle, check_states
+from keyfold.worker.lost import Lost, covered
+from keyfold.worker.refold import OfflineStep, Origin, Refold
+from keyfold.worker.stored import Stored, StoredGroup, check_bundle
+from keyfold.worker.stored_states import check_states
 
 TICK_EVERY = 256  # records between two looks at the progress bar
 
@@ -43,6 +47,9 @@ class Target:
     redis: str | None = None  # URL; None: compare topics only, up to the end of the input
     from_offset: int | None = None  # without Redis: where the fold began; None: the oldest event
     exactly_once: bool = False  # duplicates are violations
+    # Every event from this offset on must have been predicted rightly, even below #F (a rebuild).
+    require_from: int | None = None
+    archive: Path | None = None  # records kept before they left the log (worker/archive.py)
     examples: int = 3  # kept of each violation
 
 
@@ -56,6 +63,15 @@ def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findi
     group = StoredGroup(target.redis, target.group) if target.redis is not None else None
     with KafkaLog(target.brokers) as log:
         return _Verification(target, step, log, group, tick).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """Where a partition's fold begins and what is known of what was before."""
+
+    place: Place  # what is compared
+    first: int  # the first record to be folded, in the archive or the log
+    origin: Origin  # what had happened before it
 
 
 class _Verification:
@@ -73,7 +89,8 @@ class _Verification:
         self._strays = Strays()
         self._count = log.partitions(target.input)
         self._letters = _DeadLetters(log, target, self._count, self._findings)
-        self._records = 0
+        self._archive = Archive.load(target.archive) if target.archive is not None else None
+        self._read = 0  # records so far
 
     def run(self) -> Findings:
         """Verify one partition after the other: memory holds one partition's events at most."""
@@ -100,8 +117,10 @@ class _Verification:
         output = self._log.extent(target.output, partition)
         self._letters.catch_up()
         source = self._log.extent(target.input, partition)
-        place = self._place(partition, stored, source)
-        refold = self._refold(place, stored, source, output.end - output.start)
+        letters = self._letters.about(partition)
+        begin = self._begin(partition, stored, source, letters)
+        place = begin.place
+        refold = self._refold(begin, stored, source, output.end - output.start)
         check = OutputCheck(self._step.bundle, place, refold, findings, self._strays)
         done, total = source.end - place.base, source.end - place.base + output.end - output.start
         for message in self._log.read(target.output, partition, output.start, output.end):
@@ -109,38 +128,71 @@ class _Verification:
             done += 1
             self._progress(partition, done, total)
         check.finish()
-        letters = self._letters.about(partition)
         check_dead_letters(self._step.bundle, place, refold, letters, findings)
-        self._tick(partition + 1, self._count, self._records)
+        self._tick(partition + 1, self._count, self._read)
 
-    def _place(self, partition: int, stored: Stored | None, source: Extent) -> Place:
+    def _begin(
+        self, partition: int, stored: Stored | None, source: Extent, rejected: Container[int]
+    ) -> _Begin:
+        """Decide where the fold begins. Raises Crash when too much of the log is gone."""
         target = self._target
         if stored is None:
             base = source.start if target.from_offset is None else target.from_offset
-            watermark = source.end
+            floor, watermark, committed, resets, lost = 0, source.end, 0, 0, Lost()
         else:
             check_bundle(stored, self._step.bundle)
-            base, watermark = stored.number("#B"), stored.number("#W")
-        if base < source.start:
-            raise Crash(
-                f"{target.input}:{partition}: expected all events since offset {base}, where the "
-                f"fold began, got a log that begins at {source.start}: nothing to compare with"
-            )
-        return Place(target.input, target.output, partition, base, watermark)
+            base, watermark, lost = stored.number("#B"), stored.number("#W"), stored.lost
+            floor, committed = stored.number_or("#F", 0), stored.number_or("#C", 0)
+            resets = stored.number_or("#R", 0)
+        if target.require_from is not None:
+            floor = target.require_from
+            if floor < base:
+                raise Crash(
+                    f"{target.input}:{partition}: expected the fold to begin at or below offset "
+                    f"{floor}, from where on predictions are required, got {base}"
+                )
+        first, complete = self._first(partition, base, source.start, lost)
+        most = None if stored is None else stored.stream_ms
+        start = base if complete else first
+        place = Place(
+            target.input, target.output, partition, base, watermark, floor, committed, start, resets
+        )
+        return _Begin(place, first, Origin(lost, complete, most, rejected))
 
-    def _refold(self, place: Place, stored: Stored | None, source: Extent, more: int) -> Refold:
+    def _first(self, partition: int, base: int, start: int, lost: Lost) -> tuple[int, bool]:
+        """Return the first record there is, and whether none before it was ever folded."""
+        kept = self._archive.ranges(partition) if self._archive is not None else []
+        if covered(base, start, [*kept, *lost.ranges]):
+            return base, True
+        if start <= lost.end:
+            return start, False
+        raise Crash(
+            f"{self._target.input}:{partition}: expected all events since offset {base}, where the "
+            f"fold began, got a log that begins at {start}: nothing to compare with"
+        )
+
+    def _records(self, begin: _Begin, source: Extent) -> Iterator[Entry]:
+        """Yield the records of the archive, then those of the log."""
+        partition, first = begin.place.partition, begin.first
+        if self._archive is not None and first < source.start:
+            yield from self._archive.read(partition, first, source.start)
+        first = max(first, source.start)
+        for message in self._log.read(begin.place.input, partition, first, source.end):
+            yield Entry(_offset(message), message.timestamp()[1], message.key(), message.value())
+
+    def _refold(self, begin: _Begin, stored: Stored | None, source: Extent, more: int) -> Refold:
         """Fold a partition's events and, at the watermark, compare the states."""
-        refold, findings = Refold(self._step), self._findings
+        place, findings = begin.place, self._findings
+        refold = Refold(self._step, begin.origin)
         unchecked = stored
         total = max(source.end - place.base + more, 1)
-        for message in self._log.read(place.input, place.partition, place.base, source.end):
-            offset = _offset(message)
-            if unchecked is not None and offset >= place.watermark:
+        for record in self._records(begin, source):
+            if unchecked is not None and record.offset >= place.watermark:
                 check_states(self._step.bundle, place, refold, unchecked, findings)
                 unchecked = None
-            refold.fold(offset, message.timestamp()[1], message.key(), message.value())
-            findings.waiting += offset >= place.watermark
-            self._progress(place.partition, offset - place.base, total)
+            refold.fold(*record)
+            findings.waiting += record.offset >= place.watermark
+            self._progress(place.partition, record.offset - place.base, total)
         if unchecked is not None:
             check_states(self._step.bundle, place, refold, unchecked, findings)
         if self._group is not None and stored is None and len(refold):
@@ -156,9 +208,9 @@ class _Verification:
         return refold
 
     def _progress(self, partition: int, done: int, total: int) -> None:
-        self._records += 1
-        if self._records % TICK_EVERY == 0:
-            self._tick(partition + min(done / total, 1.0), self._count, self._records)
+        self._read += 1
+        if self._read % TICK_EVERY == 0:
+            self._tick(partition + min(done / total, 1.0), self._count, self._read)
 
 
 class _DeadLetters:

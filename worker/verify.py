@@ -72,6 +72,9 @@ def _target(arguments: argparse.Namespace) -> Target:
     config = read_config(arguments.config, flags)
     if arguments.from_offset is not None and arguments.state:
         raise Crash("--from-offset: Redis knows where the fold began; use it with --no-state")
+    exactly_once = arguments.exactly_once
+    if exactly_once is None:
+        exactly_once = config.worker.outputs == "exactly-once"
     return Target(
         bundle=config.worker.bundle,
         brokers=config.kafka.brokers,
@@ -81,7 +84,9 @@ def _target(arguments: argparse.Namespace) -> Target:
         group=config.kafka.group,
         redis=config.redis.url if arguments.state else None,
         from_offset=arguments.from_offset,
-        exactly_once=arguments.exactly_once,
+        exactly_once=exactly_once,
+        require_from=arguments.require_from,
+        archive=arguments.archive,
         examples=arguments.examples,
     )
 
@@ -108,7 +113,13 @@ def _parser() -> argparse.ArgumentParser:
         "predicted")  # fmt: skip
     add("--from-offset", type=int, metavar="N",
         help="with --no-state: where the fold began (default: the oldest event)")  # fmt: skip
-    add("--exactly-once", action="store_true", help="a duplicate is a violation")
+    add("--require-from", type=int, metavar="N",
+        help="every event from this offset on must have been predicted rightly, even below the "
+        "emit floor that a rebuild has set")  # fmt: skip
+    add("--archive", type=Path, metavar="FILE",
+        help="records kept before they left the log (keyfold.worker.archive.keep_log)")  # fmt: skip
+    add("--exactly-once", action=argparse.BooleanOptionalAction,
+        help="a duplicate is a violation (default: as worker.outputs says)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the counts as JSON")
     add("--examples", type=int, default=3, metavar="N", help="shown of each violation (default: 3)")
     return parser

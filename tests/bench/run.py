@@ -15,8 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +113,22 @@ def ceiling(bundle: Bundle, seconds: float = 1.0) -> float:
 def _serve(serving: Serving, save_every_ms: int) -> tuple[float, dict[str, float]]:
     """Serve the whole topic once; return events/s between the first and the last save."""
     total = sum(serving.ends().values())
-    with _worker(serving, save_every_ms) as worker:
-        first: tuple[float, int] | None = None
-        while True:
-            saved, now = sum(serving.watermarks().values()), time.perf_counter()
-            if first is None and saved:
-                first = (now, saved)
-            if saved >= total and first is not None:
-                return (saved - first[1]) / (now - first[0]), _profile(worker)
-            if worker.exit_code is not None:
-                raise SystemExit(f"the worker ended:\n{worker.log_tail()}")
-            time.sleep(0.02)
-
-
-@contextmanager
-def _worker(serving: Serving, save_every_ms: int) -> Iterator[Child]:
     with serving.running(worker__metrics_every_s=1, worker__save_every_ms=save_every_ms) as worker:
-        yield worker
+        return measure(serving, worker, total), _profile(worker)
+
+
+def measure(serving: Serving, worker: Child, total: int) -> float:
+    """Wait until `total` events are saved; return events/s between the first and the last save."""
+    first: tuple[float, int] | None = None
+    while True:
+        saved, now = sum(serving.watermarks().values()), time.perf_counter()
+        if first is None and saved:
+            first = (now, saved)
+        if saved >= total and first is not None:
+            return (saved - first[1]) / max(now - first[0], 1e-9)
+        if worker.exit_code is not None:
+            raise SystemExit(f"the worker ended:\n{worker.log_tail()}")
+        time.sleep(0.02)
 
 
 def _profile(worker: Child) -> dict[str, float]:

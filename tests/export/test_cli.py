@@ -145,3 +145,14 @@ def test_inspect_refuses_an_altered_bundle(
     bundle.step_path.write_bytes(bundle.step_path.read_bytes() + b"\0")
     assert main(["inspect", str(bundle.path)]) == 1
     assert "step.onnx: expected SHA-256" in capsys.readouterr().err
+
+
+def test_inspect_tells_when_a_silent_key_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for reset_after_ms, expected in ((None, "keeps its state for ever"), (1_800_500, "1,800.5 s")):
+        bundle = make_tiny_bundle(tmp_path, reset_after_ms=reset_after_ms)
+        assert main(["inspect", str(bundle.path)]) == 0
+        text = capsys.readouterr().out
+        (line,) = (line for line in text.splitlines() if line.startswith("silent key"))
+        assert expected in line

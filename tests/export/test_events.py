@@ -262,3 +262,17 @@ def test_specs_that_contradict_themselves_are_refused_by_name() -> None:
         OutputSpec("classification", ("x",))
     with pytest.raises(SpecError, match=r"at least 1 distinct names for regression"):
         OutputSpec("regression", ("x", "x"))
+
+
+def test_a_limit_of_silence_is_written_only_where_there_is_one() -> None:
+    events = EventSpec(reset_after_ms=1500)
+    assert events.to_json()["reset_after_ms"] == 1500
+    assert EventSpec.from_json(events.to_json()) == events
+    assert "reset_after_ms" not in EventSpec().to_json()
+    assert EventSpec.from_json(EventSpec().to_json()).reset_after_ms is None
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "1000"])
+def test_a_limit_of_silence_is_a_positive_number_of_whole_ms(wrong: object) -> None:
+    with pytest.raises(SpecError, match=r"events\.reset_after_ms: expected"):
+        EventSpec.from_json({**EventSpec().to_json(), "reset_after_ms": wrong})

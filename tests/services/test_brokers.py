@@ -113,7 +113,7 @@ def test_storage_that_cannot_be_formatted_is_reported() -> None:
 @needs_java
 def test_a_real_broker_whose_port_is_taken_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedKafka() as owner:
-        offers = iter([[owner.port, *free_ports(1)], free_ports(2)])
+        offers = iter([[owner.port, *free_ports(2)], free_ports(3)])
         monkeypatch.setattr("local.services.service.free_ports", lambda *_a, **_k: next(offers))
         with ApacheKafka() as broker:
             assert broker.port != owner.port

@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from keyfold.export.bundle import Bundle
 from keyfold.worker import state
 from keyfold.worker.findings import Findings
+from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.verification import Target, verify
 from local.services import Child, KafkaService, Valkey
 
@@ -50,6 +51,7 @@ class Serving:
         kafka.create_topic(self.output, partitions, None)
         kafka.create_topic(self.dead_letter, 1, None)
         self.redis: redis.Redis = valkey.client()
+        self.program: tuple[str, ...] = ("-m", "keyfold.worker.cli")  # what a worker runs
         self._workers = 0
 
     # -- worker ------------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ class Serving:
         flags = [f"--set={name.replace('__', '.')}={value}" for name, value in wanted.items()]
         self._workers += 1
         log = self.folder / f"worker-{self._workers}.log"
-        command = [sys.executable, "-m", "keyfold.worker.cli", *flags]
+        command = [sys.executable, *self.program, *flags]
         return Child(command, log, env)
 
     @contextmanager
@@ -131,29 +133,13 @@ class Serving:
         self.redis.hset(self.hash_name(partition), "#W", str(self.ends()[partition]))
         return len(records)
 
-    def records(self, topic: str, limit_s: float = 20.0) -> list[Any]:
-        """Read a topic from its start to its present end, in partition order."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.kafka.address,
-                "group.id": "reader",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-            }
-        )
-        found = []
-        deadline = time.monotonic() + limit_s
-        try:
-            count = len(consumer.list_topics(topic).topics[topic].partitions)
-            for number in range(count):
-                start, end = consumer.get_watermark_offsets(TopicPartition(topic, number))
-                consumer.assign([TopicPartition(topic, number, start)])
-                while start < end and time.monotonic() < deadline:
-                    for message in consumer.consume(1000, 0.2):
-                        found.append(message)
-                        start = (message.offset() or 0) + 1
-        finally:
-            consumer.close()
+    def records(self, topic: str) -> list[Any]:
+        """Read a topic's committed records from its start to its present end, by partition."""
+        found: list[Any] = []
+        with KafkaLog(self.kafka.address) as log:
+            for number in range(log.partitions(topic)):
+                extent = log.extent(topic, number)
+                found += log.read(topic, number, extent.start, extent.end)
         return found
 
     def ends(self) -> dict[int, int]:
@@ -233,8 +219,8 @@ class Serving:
             )
             time.sleep(0.05)
 
-    def verify(self) -> Findings:
-        """Refold everything below W and compare."""
+    def verify(self, **options: Any) -> Findings:
+        """Refold everything below W and compare; `options` are added to the Target."""
         return verify(
             Target(
                 bundle=self.bundle.path,
@@ -244,12 +230,13 @@ class Serving:
                 dead_letter=self.dead_letter,
                 group=self.group,
                 redis=self.valkey.url,
+                **options,
             )
         )
 
-    def verify_clean(self, events: int) -> Findings:
+    def verify_clean(self, events: int, **options: Any) -> Findings:
         """Expect `events` events folded, each predicted, nothing wrong."""
-        findings = self.verify()
+        findings = self.verify(**options)
         report = findings.to_json()
         assert report["clean"], report
         assert findings.events == events, report

@@ -18,12 +18,14 @@ from keyfold.worker.emit import Destination, Emitter, Outputs
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
-from keyfold.worker.partition import GroupOffset, Partition, Phase
+from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
 from keyfold.worker.surroundings import Settings, Surroundings
+from keyfold.worker.transactions import TransactionFailed
 
 DEADLINE_S = 10.0
 
@@ -51,11 +53,12 @@ class MemoryLog:
     counts: dict[str, int]  # of every topic there is
     records: dict[int, list[Rec]] = field(default_factory=dict)  # by partition
     starts: dict[int, int] = field(default_factory=dict)  # first offset retained
-    ends: dict[int, int] = field(default_factory=dict)  # where there is no record at the end
+    ends: dict[int, int] = field(default_factory=dict)  # where markers, no records, are at the end
     offsets: dict[int, GroupOffset] = field(default_factory=dict)  # C
     positions: dict[Owner, int] = field(default_factory=dict)  # next fetch
     seeks: list[tuple[Owner, int]] = field(default_factory=list)  # requested
     failures: list[Exception] = field(default_factory=list)  # raised by the next calls
+    identity: str = "id-1"  # the topic's
     counted: int = 0  # times that somebody asked for partition counts
     asked: int = 0  # times that somebody asked for the log's bounds: once per ACQUIRE
 
@@ -91,6 +94,10 @@ class MemoryLog:
         self.counted += 1
         return {topic: self.counts.get(topic, 0) for topic in topics}
 
+    async def identify(self, name: str) -> Topic:
+        """Return the topic's partitions and id."""
+        return Topic((await self.partition_counts((name,)))[name], self.identity)
+
     def request_seek(self, owner: Owner, offset: int) -> None:
         """Note a seek for the next delivery."""
         self.seeks.append((owner, offset))
@@ -103,12 +110,15 @@ class RecordingEmitter(Emitter):
         super().__init__(lambda: None, Destination("in", "out", "dead", "b"))
         self.sent: list[tuple[int, bytes, dict[str, Any]]] = []  # partition, key, prediction
         self.letters: list[tuple[int, int, str]] = []  # partition, offset, reason
+        self.uptos: list[GroupOffset | None] = []  # of each send that ended well
         self.gate = asyncio.Event()
         self.gate.set()
         self.sending = 0  # sends whose acks are held back
         self.failures: list[BaseException] = []
 
-    async def send(self, partition: int, outputs: Sequence[Outputs]) -> None:
+    async def send(
+        self, partition: int, outputs: Sequence[Outputs], upto: GroupOffset | None = None
+    ) -> None:
         """Remember outputs; return when the gate is open."""
         if self.failures:
             raise self.failures.pop(0)
@@ -117,6 +127,12 @@ class RecordingEmitter(Emitter):
             await self.gate.wait()
         finally:
             self.sending -= 1
+        self._remember(partition, outputs, upto)
+
+    def _remember(
+        self, partition: int, outputs: Sequence[Outputs], upto: GroupOffset | None
+    ) -> None:
+        self.uptos.append(upto)
         for one in outputs:
             for key, payload in zip(one.keys, one.payloads, strict=True):
                 self.sent.append((partition, key, json.loads(payload)))
@@ -131,6 +147,50 @@ class RecordingEmitter(Emitter):
         return [payload["steps"] for _, k, payload in self.sent if k == key]
 
 
+class RecordingTransactions(RecordingEmitter):
+    """Transactions that only remember: outputs and the group offset together, or neither.
+
+    `fail` says how the next sends fail: "lost" before anything is out, "unknown" after all of it.
+    As with Kafka, a producer that failed needs `open` again.
+    """
+
+    def __init__(self, log: MemoryLog) -> None:
+        super().__init__()
+        self._log = log
+        self._open: set[int] = set()
+        self.opened = 0  # times that a producer was opened
+        self.fail: list[str] = []
+
+    async def open(self, partition: int) -> None:
+        """Fence the producers opened before."""
+        self._open.add(partition)
+        self.opened += 1
+
+    async def close(self, partition: int) -> None:
+        """Let go of an input partition."""
+        self._open.discard(partition)
+
+    async def group_offset(self, partition: int) -> GroupOffset | None:
+        """Return C."""
+        assert partition in self._open, "C was read before the former producer was fenced"
+        return self._log.offsets.get(partition)
+
+    async def send(
+        self, partition: int, outputs: Sequence[Outputs], upto: GroupOffset | None = None
+    ) -> None:
+        """Remember outputs and C when the gate is open. Raises TransactionFailed as told."""
+        assert partition in self._open, "a transaction without a producer"
+        assert upto is not None
+        how = self.fail.pop(0) if self.fail else ""
+        if how:
+            self._open.discard(partition)
+        if how != "lost":
+            await super().send(partition, outputs, upto)
+            self._log.offsets[partition] = upto
+        if how:
+            raise TransactionFailed(f"transaction: no end: {how}")
+
+
 class Worker:
     """One worker without Kafka and Faust."""
 
@@ -138,8 +198,14 @@ class Worker:
         self.model, self.log = model, log
         manifest = model.bundle.manifest
         self.group = options.pop("group", log.topic)
-        self.store: Store = options.pop("store_class", Store).connect(url, 5.0, self.group)
-        self.slots, self.metrics, self.emitter = Slots(manifest), Metrics(), RecordingEmitter()
+        self._rules: Rules = options.pop("rules", Rules())
+        self.store: Store = options.pop("store_class", Store).connect(
+            url, 5.0, self.group, self._rules.exactly_once
+        )
+        self.slots, self.metrics = Slots(manifest), Metrics()
+        self.emitter: RecordingEmitter = (
+            RecordingTransactions(log) if self._rules.exactly_once else RecordingEmitter()
+        )
         self.codec = StateCodec(manifest)
         self.pipeline = Pipeline(model, self.slots, self.store, self.metrics, log.topic)
         self.crashes: list[BaseException] = []
@@ -150,6 +216,7 @@ class Worker:
             save_every_s=options.pop("save_every_s", 0.0),
             nonce=options.pop("nonce", "me"),
             bundle=options.pop("bundle", model.bundle.id),
+            reset_after_ms=manifest.events.reset_after_ms,
         )  # fmt: skip
         self.shared = Surroundings(
             self.store, self.slots, self.codec, self.emitter, log, self.metrics, settings,
@@ -164,7 +231,8 @@ class Worker:
     def assign(self, *numbers: int) -> Owner:
         """Start owners of partitions; return the last one's."""
         for number in numbers:
-            self.owners[number] = Owner(Partition(self.log.topic, number, self.group), self.shared)
+            partition = Partition(self.log.topic, number, self.group, rules=self._rules)
+            self.owners[number] = Owner(partition, self.shared)
             self.owners[number].start()
         return self.owners[numbers[-1]]
 
@@ -187,8 +255,12 @@ class Worker:
             position = self.log.positions[owner]
             records = [r for r in self.log.records.get(number, []) if r.offset >= position]
             if records:
-                self.log.positions[owner] = records[-1].offset + 1
+                position = records[-1].offset + 1
                 owner.offer(records)
+            position = max(position, self.log.ends.get(number, 0))
+            self.log.positions[owner] = position
+            if owner.open:
+                owner.passed(position)
 
     async def _intake(self) -> None:
         while True:
@@ -248,6 +320,12 @@ class Worker:
         }  # fmt: skip
         return f"late: {owners}, crashes {self.crashes}"
 
+    @property
+    def transactions(self) -> RecordingTransactions:
+        """Return the emitter of exactly-once outputs."""
+        assert isinstance(self.emitter, RecordingTransactions)
+        return self.emitter
+
     async def fields(self, partition: int = 0) -> dict[bytes, bytes]:
         """Return all that Redis holds for a partition."""
         name = self.store.name(self.log.topic, partition)
@@ -278,7 +356,17 @@ class Worker:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=0.2)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A cancellation leaves Redis commands running (store.whole): no connection may be closed
+        # under one that is just opening it.
+        commands = [task for task in asyncio.all_tasks() if _is_of_redis(task)]
+        if commands:
+            await asyncio.wait(commands, timeout=DEADLINE_S)
         await self.store.close()
+
+
+def _is_of_redis(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and "redis" in code.co_filename  # redis-py or worker/redis_client.py
 
 
 @asynccontextmanager

@@ -1,12 +1,14 @@
 """A worker without Kafka, Redis or groups of events: what one partition must lead to.
 
-Owns nothing but a plain loop over records; it writes with the worker's own codecs (predictions,
-stored states), so that a verification of its outputs also holds the two readings of the wire
-formats together. Used by the tests of keyfold-verify, which then spoil single outputs.
+Owns nothing but a plain loop over records. Predictions are written with the worker's own codec, so
+that a verification of them also holds the two readings of that form together; stored states are
+packed here once more, by hand. Used by the tests of keyfold-verify, which then spoil single
+outputs, and by those that compare what a worker has stored.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -17,7 +19,6 @@ from numpy.typing import NDArray
 from keyfold.export.bundle import Bundle, initial_states
 from keyfold.export.events import Caused, Decoder, PredictionEncoder, key_fragment
 from keyfold.worker.model import Model
-from keyfold.worker.state_codec import StateCodec, States
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -47,20 +48,33 @@ class _Warm:
     steps: int = 0
     offset: int = -1
     time_ms: int = 0
+    touched_ms: int = 0
+    gap: bool = False
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def serve(bundle: Bundle, topic: str, partition: int, records: list[LogRecord]) -> Served:
-    """Serve a partition's records from its first one to its last."""
+def serve(
+    bundle: Bundle,
+    topic: str,
+    partition: int,
+    records: list[LogRecord],
+    lost: tuple[int, int] | None = None,
+) -> Served:
+    """Serve a partition's records from its first one to its last, but for a lost range."""
     manifest = bundle.manifest
     model, decoder = Model(bundle), Decoder(manifest.events, manifest.features)
     encoder = PredictionEncoder(manifest.outputs, bundle.id, topic)
     served, warm = Served(), dict[bytes, _Warm]()
-    fingerprint = ""
+    fingerprint, stream, expiry = "", None, manifest.events.reset_after_ms
+    exact: dict[bytes, int] = {}  # keys reset since the loss, and where
     for r in records:
-        fingerprint = f"{r.offset}:{r.timestamp_ms}:{crc32(r.value or b'', crc32(r.key or b''))}"
+        if lost is not None and lost[0] <= r.offset < lost[1]:
+            continue
+        fingerprint = f"{r.offset}:{r.timestamp_ms}:{_crc(r)}"
+        after_loss = lost is not None and r.offset >= lost[1]
         if r.key is not None and r.value is None and manifest.events.tombstone == "reset":
             warm.pop(r.key, None)
+            exact |= {r.key: r.offset} if after_loss else {}
             continue
         decoded = decoder.decode([r.value], [r.timestamp_ms])
         reason = "the record's key is null" if r.key is None else decoded.rejects.get(0)
@@ -68,18 +82,41 @@ def serve(bundle: Bundle, topic: str, partition: int, records: list[LogRecord]) 
             letter = _letter(reason or "", topic, partition, r.offset, bundle.id)
             served.letters.append((r.key, r.value, letter))
             continue
-        state = warm.get(r.key) or _Warm(tensors=initial_states(manifest, 1))
-        y, tensors = model.step(decoded.x[:, None], np.ones(1, np.int32), state.tensors)
         time_ms = int(decoded.times_ms[0])
-        warm[r.key] = _Warm(state.steps + 1, r.offset, time_ms, tensors)
-        caused = Caused([r.offset], [key_fragment(r.key)], [time_ms], [state.steps + 1])
+        moved = min(time_ms, r.timestamp_ms)
+        stream = moved if stream is None else max(stream, moved)
+        state = warm.get(r.key)
+        stale = lost is not None and after_loss and (state is None or state.offset < lost[1])
+        gap = (stale and r.key not in exact) or (state is not None and state.gap)
+        if state is not None and expiry is not None and (
+            time_ms - state.time_ms > expiry or stream - state.touched_ms > expiry
+        ):  # fmt: skip
+            state, gap = None, stale
+        state = state or _Warm(tensors=initial_states(manifest, 1))
+        y, tensors = model.step(decoded.x[:, None], np.ones(1, np.int32), state.tensors)
+        warm[r.key] = _Warm(state.steps + 1, r.offset, time_ms, stream, gap, tensors)
+        steps = [state.steps + 1]
+        caused = Caused([r.offset], [key_fragment(r.key)], [time_ms], steps, [gap])
         served.outputs.append((r.key, encoder.encode(partition, caused, y[:, 0])[0]))
+    # Behind a loss a state without steps says that its key is known to be cold.
+    cold = {k: _Warm(0, at, tensors=initial_states(manifest, 1)) for k, at in exact.items()}
+    warm = {**cold, **warm}
+    served.states = {key: _pack(bundle, key, state) for key, state in warm.items()}
     served.meta = {
         "#W": str(records[-1].offset + 1), "#B": str(records[0].offset), "#E": "1", "#O": "nonce",
-        "#M": bundle.id, "#L": fingerprint, "#V": "1",
+        "#M": bundle.id, "#L": fingerprint, "#V": "2", "#K": str(len(warm)),
+        "#S": "" if stream is None else str(stream), "#F": "0",
+        "#G": "" if lost is None else f"{lost[0]}-{lost[1]}", "#C": "", "#R": "0",
     }  # fmt: skip
-    served.states = _pack(bundle, warm)
     return served
+
+
+def _crc(r: LogRecord) -> int:
+    parts = b"".join(
+        struct.pack("<i", -1 if part is None else len(part)) + (part or b"")
+        for part in (r.key, r.value)
+    )
+    return crc32(parts)
 
 
 def _letter(reason: str, topic: str, partition: int, offset: int, bundle: str) -> Headers:
@@ -92,17 +129,11 @@ def _letter(reason: str, topic: str, partition: int, offset: int, bundle: str) -
     ]
 
 
-def _pack(bundle: Bundle, warm: dict[bytes, _Warm]) -> dict[bytes, bytes]:
-    keys = list(warm)
-    states = States(
-        np.array([warm[key].steps for key in keys], np.uint64),
-        np.array([warm[key].offset for key in keys], np.int64),
-        np.array([warm[key].time_ms for key in keys], np.int64),
-        {
-            spec.input: np.array([warm[k].tensors[spec.input][0] for k in keys], spec.dtype)
-            for spec in bundle.manifest.states
-        },
+def _pack(bundle: Bundle, key: bytes, state: _Warm) -> bytes:
+    tensors = b"".join(
+        state.tensors[spec.input][0].astype(np.dtype(spec.dtype).newbyteorder("<")).tobytes()
+        for spec in bundle.manifest.states
     )
-    return (
-        dict(zip(keys, StateCodec(bundle.manifest).pack(keys, states), strict=True)) if keys else {}
-    )
+    head = (state.gap, state.steps, state.offset, state.time_ms, state.touched_ms)
+    body = struct.pack("<BQqqq", *head) + tensors
+    return struct.pack("<BI", 2, crc32(key + body)) + body

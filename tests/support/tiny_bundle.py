@@ -34,12 +34,13 @@ def make_tiny_bundle(
     seed: int = 0,
     tombstone: Tombstone = "reject",
     time_field: str | None = "time",
+    reset_after_ms: int | None = None,
 ) -> Bundle:
     """Write folder/<id> and load it again. Equal arguments give an equal id."""
     names = OUTPUT_NAMES[kind]
     graph = tiny_graph(len(features), hidden, len(names), kind, seed)
     manifest = Manifest(
-        events=EventSpec(key_field="key", time_field=time_field, tombstone=tombstone),
+        events=EventSpec("key", time_field, "ms", tombstone, reset_after_ms),
         features=FeatureSpec(tuple(features)),
         outputs=OutputSpec(kind, names),
         states=(StateSpec("h", "h_out", (hidden,)), StateSpec("c", "c_out", (hidden,))),

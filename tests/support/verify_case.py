@@ -8,21 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from naive_worker import LogRecord, Served, serve
 
+from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
 from keyfold.worker.compare import OutputCheck, Place, Strays
 from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
 from keyfold.worker.findings import Fault, Findings
-from keyfold.worker.refold import OfflineStep, Refold
-from keyfold.worker.stored import Stored, check_states
+from keyfold.worker.lost import covered
+from keyfold.worker.refold import OfflineStep, Origin, Refold
+from keyfold.worker.stored import Stored
+from keyfold.worker.stored_states import check_states
 
 PARTITION, BASE, EVENTS, KEYS = 2, 10, 40, 4
 POISON = BASE + 7
 NAME = "{g:in:2}"
+
+
+def expiring(bundle: Bundle, folder: Path, reset_after_ms: int) -> Bundle:
+    """Return the bundle with keys that start anew after a silence."""
+    events = dataclasses.replace(bundle.manifest.events, reset_after_ms=reset_after_ms)
+    manifest = dataclasses.replace(bundle.manifest, events=events)
+    step = bundle.step_path.read_bytes()
+    return contract.load(contract.save(folder, manifest, step, bundle.golden))
 
 
 def a_log(bundle: Bundle) -> list[LogRecord]:
@@ -46,12 +59,14 @@ class Case:
     step: OfflineStep
     log: list[LogRecord]
     served: Served
+    require_from: int | None = None  # in place of the emit floor
+    strangers: int = 0  # fields in the hash that are neither meta nor states
+    gone: int = 0  # records below this offset have left the log
 
     def verify(self, **options: Any) -> Findings:
         """Compare what was served, as worker/verification.py does."""
         findings, strays = Findings(**options), Strays()
-        watermark = int(self.served.meta["#W"])
-        place = Place("in", "out", PARTITION, BASE, watermark)
+        place = self.place
         refold = self._refold(place, findings)
         check = OutputCheck(self.bundle, place, refold, findings, strays)
         for offset, (key, value) in enumerate(self.served.outputs):
@@ -66,16 +81,57 @@ class Case:
         check_dead_letters(self.bundle, place, refold, letters, findings)
         return findings
 
+    @property
+    def stored(self) -> Stored:
+        """What is in Redis."""
+        meta, states = self.served.meta, self.served.states
+        return Stored(NAME, meta, states, len(meta) + len(states) + self.strangers)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the log still holds all that was ever folded."""
+        return covered(BASE, self.gone, self.stored.lost.ranges)
+
+    @property
+    def place(self) -> Place:
+        """The partition, as worker/verification.py reads it from Redis."""
+        meta = self.served.meta
+        return Place(
+            "in", "out", PARTITION, BASE, int(meta["#W"]),
+            floor=int(meta.get("#F", 0)) if self.require_from is None else self.require_from,
+            committed=int(meta.get("#C") or 0),
+            start=BASE if self.is_complete else self.gone,
+            resets=int(meta.get("#R", 0)),
+        )  # fmt: skip
+
     def _refold(self, place: Place, findings: Findings) -> Refold:
-        refold = Refold(self.step)
-        stored = Stored(NAME, self.served.meta, self.served.states)
+        stored = self.stored
+        refold = Refold(self.step, Origin(stored.lost, self.is_complete, stored.stream_ms))
+        unchecked = True
         for r in self.log:
-            if r.offset == place.watermark:
-                check_states(self.bundle, place, refold, stored, findings)
+            if r.offset < self.gone:
+                continue
+            if r.offset >= place.watermark and unchecked:
+                check_states(self.bundle, place, refold, self.stored, findings)
+                unchecked = False
             refold.fold(r.offset, r.timestamp_ms, r.key, r.value)
-        if self.log[-1].offset < place.watermark:
-            check_states(self.bundle, place, refold, stored, findings)
+        if unchecked:
+            check_states(self.bundle, place, refold, self.stored, findings)
         return refold
+
+    def drop(self, key: bytes) -> None:
+        """Take a state out of Redis as the worker would."""
+        del self.served.states[key]
+        self.count()
+
+    def seal(self, key: bytes, value: bytes) -> None:
+        """Store a state under a checksum that is right for it."""
+        checksum = crc32(value[5:], crc32(key)).to_bytes(4, "little")
+        self.served.states[key] = value[:1] + checksum + value[5:]
+
+    def count(self) -> None:
+        """Let #K say how many states there are."""
+        self.served.meta["#K"] = str(len(self.served.states))
 
     def number(self, offset: int) -> int:
         """Return the place among the outputs of the prediction for an input offset."""
@@ -90,13 +146,16 @@ class Case:
 
 def changed(original: tuple[bytes | None, bytes | None], **members: Any) -> tuple[Any, bytes]:
     """Return an output with other members."""
-    return original[0], json.dumps({**json.loads(original[1] or b""), **members}).encode()
+    text = json.dumps({**json.loads(original[1] or b""), **members}, separators=(",", ":"))
+    return original[0], text.encode()
 
 
-def make_case(bundle: Bundle, log: list[LogRecord] | None = None) -> Case:
+def make_case(
+    bundle: Bundle, log: list[LogRecord] | None = None, lost: tuple[int, int] | None = None
+) -> Case:
     """Serve a log (default: a_log) and return it with what came out."""
     log = a_log(bundle) if log is None else log
-    return Case(bundle, OfflineStep(bundle), log, serve(bundle, "in", PARTITION, log))
+    return Case(bundle, OfflineStep(bundle), log, serve(bundle, "in", PARTITION, log, lost))
 
 
 def only(findings: Findings, fault: Fault, count: int = 1) -> tuple[str, str, str]:

@@ -76,3 +76,18 @@ def test_contradictory_settings_are_refused_by_name(
 def test_the_recipes_of_this_repository_are_valid(name: str) -> None:
     folder = Path(__file__).parents[2] / "training" / "configs"
     assert read_config(folder / f"{name}.toml", environment={}).data.files
+
+
+@pytest.mark.parametrize("wrong", ["0.0", "0.0001", "-1.0", "inf", "nan"])
+def test_a_limit_of_silence_is_at_least_a_millisecond(tmp_path: Path, wrong: str) -> None:
+    text = GOOD.replace("[split]", f'time_field = "t"\nreset_after_s = {wrong}\n[split]')
+    with pytest.raises(SettingsError, match=r"data\.reset_after_s: expected 0\.001 to"):
+        read_config(write(tmp_path, text), environment={})
+
+
+def test_a_limit_of_silence_needs_the_times_of_events(tmp_path: Path) -> None:
+    text = GOOD.replace("[split]", "reset_after_s = 1800\n[split]")
+    with pytest.raises(SettingsError, match=r"reset_after_s: expected a time_field"):
+        read_config(write(tmp_path, text), environment={})
+    timed = text.replace("[split]", 'time_field = "t"\n[split]')
+    assert read_config(write(tmp_path, timed), environment={}).data.reset_after_ms == 1_800_000

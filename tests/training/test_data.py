@@ -182,3 +182,38 @@ def test_a_time_without_an_offset_is_utc() -> None:
     assert parse_time("1970-01-01T01:00:01+01:00") == 1000
     with pytest.raises(SourceError, match="ISO 8601"):
         parse_time("yesterday")
+
+
+def silent_after(reset_after_s: float | None, *times: int) -> list[list[int]]:
+    """Return the times of each sequence of a key with events at these times, in ms."""
+    settings = Data(
+        features=("a",), label="y", kind="regression", time_field="t", reset_after_s=reset_after_s
+    )
+    records = [(b"k", json.dumps({"t": t, "a": 1, "y": 2}).encode()) for t in times]
+    log = topic(settings, *records)
+    assert log.events.reset_after_ms == settings.reset_after_ms
+    assert {sequence.key for sequence in log.sequences} == {"k"}
+    return [sequence.times_ms.tolist() for sequence in log.sequences]
+
+
+def test_a_key_silent_for_longer_than_the_limit_starts_anew() -> None:
+    assert silent_after(1.0, 0, 1000, 2001, 2002) == [[0, 1000], [2001, 2002]]
+    assert silent_after(0.001, 0, 1, 3) == [[0, 1], [3]]
+    assert silent_after(None, 0, 10**12) == [[0, 10**12]]
+
+
+def test_silence_counts_from_the_last_event_in_log_order() -> None:
+    assert silent_after(1.0, 3000, 0, 1001) == [[3000, 0], [1001]]
+
+
+def test_other_keys_and_rejects_do_not_break_a_silence() -> None:
+    settings = Data(
+        features=("a",), label="y", kind="regression", time_field="t", reset_after_s=1.0,
+        max_reject_share=1.0,
+    )  # fmt: skip
+    records = [
+        (key, json.dumps({"t": t, "a": a, "y": 2}).encode())
+        for key, t, a in [(b"k", 0, 1), (b"j", 900, 1), (b"k", 900, "x"), (b"k", 1001, 1)]
+    ]
+    log = topic(settings, *records)
+    assert [(s.key, len(s)) for s in log.sequences] == [("k", 1), ("j", 1), ("k", 1)]

@@ -61,6 +61,7 @@ def test_tombstones_that_reset_are_clean_and_leave_no_state(tmp_path: Path) -> N
     assert not findings.counts
     assert (findings.resets, findings.states) == (4, KEYS - 2)
     case.served.states[b"k3"] = case.served.states[b"k2"]
+    case.count()
     assert only(case.verify(), Fault.EXTRA_STATE)[0].startswith("key 'k3'")
 
 

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multiplier import make_multiplier
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.export import bundle as contract
-from keyfold.export.bundle import Golden, Manifest, StateSpec, initial_states
-from keyfold.export.events import EventSpec, OutputSpec
-from keyfold.export.features import FeatureSpec
+from keyfold.export.bundle import initial_states
 from keyfold.worker.fold import NOT_FINITE, Fold, Rows
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
@@ -49,8 +45,8 @@ def rows(model: Model, slots: NDArray[np.intp], x: NDArray[np.float32], first: i
     offsets = np.arange(first, first + count, dtype=np.int64)
     outputs = len(model.bundle.manifest.outputs.names)
     return Rows(
-        slots.copy(), x, offsets, offsets * 10, np.zeros((count, outputs), np.float32),
-        np.zeros(count, np.int64), {},
+        slots.copy(), x, offsets, offsets * 10, offsets * 10 + 3,
+        np.zeros((count, outputs), np.float32), np.zeros(count, np.int64), {},
     )  # fmt: skip
 
 
@@ -112,6 +108,7 @@ def test_fold_over_groups_is_the_fold_of_one_event_at_a_time_bit_for_bit(
         assert here.slots.steps[slot] == len(mine)
         assert here.slots.offsets[slot] == mine[-1]
         assert here.slots.times_ms[slot] == mine[-1] * 10
+        assert here.slots.touched_ms[slot] == mine[-1] * 10 + 3
     untouched = set(range(keys)) - set(want_states)
     assert all(here.slots.steps[slot] == 0 for slot in untouched)
 
@@ -139,45 +136,8 @@ def test_nothing_to_step_calls_no_model(model: Model) -> None:
 
 @pytest.fixture(scope="module")
 def multiplier(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """Return a model whose state is the product of its key's x and whose output is 1 / that.
-
-    It is no recurrent op: max_steps is 1. Its state overflows, and so does its output.
-    """
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [
-            helper.make_node("Unsqueeze", ["s", "one"], ["s3"]),
-            helper.make_node("Mul", ["x", "s3"], ["product"]),
-            helper.make_node("Div", ["unit", "product"], ["y"]),
-            helper.make_node("ReduceMax", ["product"], ["s_out"], axes=[1], keepdims=0),
-        ],
-        "multiplier",
-        [
-            value("x", TensorProto.FLOAT, ["B", "T", 1]),
-            value("lengths", TensorProto.INT32, ["B"]),
-            value("s", TensorProto.FLOAT, ["B", 1]),
-        ],
-        [value("y", TensorProto.FLOAT, ["B", "T", 1]), value("s_out", TensorProto.FLOAT, ["B", 1])],
-        [
-            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("unit", TensorProto.FLOAT, [1], [1.0]),
-        ],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(proto)
-    manifest = Manifest(
-        EventSpec(),
-        FeatureSpec(("a",)),
-        OutputSpec("regression", ("value",)),
-        (StateSpec("s", "s_out", (1,), initial=1.0),),
-        "",
-        max_steps=1,
-    )
-    golden = Golden(
-        np.full((2, 1, 1), 2, np.float32), np.ones(2, np.int32), np.full((2, 1, 1), 0.5, np.float32)
-    )
-    folder = tmp_path_factory.mktemp("multiplier")
-    return Model.load(contract.save(folder, manifest, proto.SerializeToString(), golden))
+    """Return a model whose state overflows, and so does its output."""
+    return Model(make_multiplier(tmp_path_factory.mktemp("multiplier")))
 
 
 def test_event_whose_state_overflows_is_a_reject_and_its_key_s_state_stays(
@@ -249,3 +209,14 @@ def test_inputs_near_the_end_of_float32_fold_the_same_in_any_group(
     np.testing.assert_array_equal(some.y, want)
     for slot, state in want_states.items():
         np.testing.assert_array_equal(here.slots.tensors["c"][slot], state["c"][0])
+
+
+def test_event_that_is_rejected_here_is_a_sign_of_life_and_no_step(multiplier: Model) -> None:
+    here = world(multiplier, 1)
+    here.fold.apply(rows(multiplier, np.zeros(1, np.intp), np.array([[2]], np.float32), first=0))
+    some = rows(multiplier, np.zeros(1, np.intp), np.array([[0]], np.float32), first=7)
+    here.fold.apply(some)
+    assert some.rejects == {0: NOT_FINITE}
+    slots = here.slots
+    assert (slots.times_ms[0], slots.touched_ms[0]) == (70, 73)
+    assert (slots.steps[0], slots.offsets[0], slots.tensors["s"][0, 0]) == (1, 0, 2.0)

@@ -16,9 +16,11 @@ from typing import Any
 import aiokafka
 import faust
 import pytest
+from aiokafka.consumer import subscription_state
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.structs import TopicPartition
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
@@ -57,6 +59,7 @@ def test_this_is_the_faust_whose_private_names_were_read() -> None:
         (faust.App, "_new_transport", ["self"]),
         (faust.App, "_new_producer_transport", ["self"]),
         (GroupCoordinator, "fetch_committed_offsets", ["self", "partitions"]),
+        (subscription_state.Assignment, "state_value", ["self", "tp"]),
     ],
 )  # fmt: skip
 def test_what_the_intake_overrides_or_calls_is_still_there(
@@ -76,6 +79,16 @@ def test_aiokafka_drops_what_it_fetched_before_a_seek() -> None:
     assert "reassignment_in_progress" in inspect.getsource(Fetcher.fetched_records)
 
 
+def test_aiokafka_keeps_a_partition_s_position_where_the_intake_reads_it() -> None:
+    async def scenario() -> None:
+        state = subscription_state.TopicPartitionState(None)
+        assert state.has_valid_position is False
+        state.reset_to(7)
+        assert (state.has_valid_position, state.position) == (True, 7)
+
+    asyncio.run(scenario())
+
+
 def test_faust_still_calls_perform_seek_under_a_timeout() -> None:
     """Why it must not wait for Redis."""
     assert "consumer.perform_seek(), timeout=" in inspect.getsource(Recovery._resume_streams)
@@ -92,6 +105,7 @@ class ScriptedOwner:
     open: bool = False
     waiting_bytes: int = 0
     offered: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # told though no record came
     refused_at: list[int] = field(default_factory=list)
 
     @property
@@ -106,6 +120,9 @@ class ScriptedOwner:
 
     def saw_log_end(self, offset: int) -> None:
         pass
+
+    def passed(self, position: int) -> None:
+        self.positions.append(position)
 
     async def out_of_range(self, offset: int) -> None:
         self.refused_at.append(offset)
@@ -122,6 +139,9 @@ class ScriptedConsumer(Consumer):
             config=SimpleNamespace(worker=SimpleNamespace(max_buffer_bytes=limit_bytes)),
         )
         self.position = 0
+        self.found = 10  # records of a fetch
+        self.markers = 0  # offsets behind them that no reader of committed records sees
+        self._thread = SimpleNamespace(position_of=lambda tp: self.position)
         self.fetching = False
         self.during_fetch: Any = lambda: None
         self.fetched_from: list[int] = []
@@ -147,8 +167,9 @@ class ScriptedConsumer(Consumer):
         self.fetched_from.append(start)
         self.during_fetch()
         self.fetching = False
-        self.position = start + 10
-        return {TP("in", 0): [SimpleNamespace(offset=start + i) for i in range(10)]}
+        self.position = start + self.found + self.markers
+        records = [SimpleNamespace(offset=start + i) for i in range(self.found)]
+        return {TP("in", 0): records} if records else {}
 
 
 async def _turn(consumer: ScriptedConsumer) -> None:
@@ -190,6 +211,53 @@ def test_an_owner_that_opened_during_a_fetch_gets_nothing_of_it() -> None:
         return successor
 
     assert asyncio.run(scenario()).offered == []
+
+
+def test_owner_is_told_where_the_position_stands_after_the_records_of_a_fetch() -> None:
+    async def scenario(found: int, markers: int) -> ScriptedOwner:
+        owner = ScriptedOwner(open=True)
+        consumer = ScriptedConsumer(owner)
+        consumer.found, consumer.markers = found, markers
+        await consumer._fetch_once()
+        return owner
+
+    owner = asyncio.run(scenario(10, 3))
+    assert (owner.offered[-1], owner.positions) == (9, [13])
+    owner = asyncio.run(scenario(0, 2))  # an aborted transaction, or nothing but markers
+    assert (owner.offered, owner.positions) == ([], [2])
+
+
+def test_owner_that_left_or_came_during_a_fetch_is_told_of_no_position() -> None:
+    async def scenario(successor: ScriptedOwner | None) -> list[int]:
+        owner = ScriptedOwner(open=True)
+        consumer = ScriptedConsumer(owner)
+
+        def change() -> None:
+            owner.open = False
+            if successor is not None:
+                consumer.owners[0] = successor
+
+        consumer.during_fetch = change
+        await consumer._fetch_once()
+        return owner.positions + (successor.positions if successor else [])
+
+    assert asyncio.run(scenario(None)) == []
+    assert asyncio.run(scenario(ScriptedOwner(open=True))) == []
+
+
+def test_position_is_read_from_what_aiokafka_keeps_for_the_next_fetch() -> None:
+    tp = TP("in", 0)
+    state = SimpleNamespace(has_valid_position=True, position=7)
+    states = {TopicPartition("in", 0): state}
+    assignment = SimpleNamespace(state_value=states.get)
+    thread = ConsumerThread.__new__(ConsumerThread)
+    thread._consumer = SimpleNamespace(
+        _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    )
+    assert thread.position_of(tp) == 7
+    state.has_valid_position = False
+    assert thread.position_of(tp) is None
+    assert thread.position_of(TP("in", 1)) is None
 
 
 def test_a_partition_whose_records_wait_in_memory_is_not_fetched() -> None:

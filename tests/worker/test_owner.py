@@ -22,8 +22,10 @@ from tiny_bundle import make_tiny_bundle
 from keyfold.worker import owner as owner_module
 from keyfold.worker.errors import NotOwner, StartUnset, TopicError
 from keyfold.worker.model import Model
-from keyfold.worker.partition import INIT_METADATA, GroupOffset, Phase
+from keyfold.worker.partition import Rules
+from keyfold.worker.protocol import INIT_METADATA, GroupOffset, Phase
 from keyfold.worker.store import Loaded, Store
+from keyfold.worker.store_admin import Admin, Emission, new_meta
 from local.services import Valkey
 
 
@@ -265,7 +267,8 @@ def test_halted_partition_goes_on_after_the_operator_s_reset(
         log.offsets[0] = GroupOffset(5, "")
         async with running(model, log, valkey.url, 0) as worker:
             await worker.until_phase(Phase.HALT)
-            await worker.store.reset(log.topic, 0, "operator", model.bundle.id, 0)
+            with Admin.connect(valkey.url, 5.0, worker.group) as admin:
+                admin.install(log.topic, 0, new_meta(0, model.bundle.id), Emission(floor=0))
             await worker.until_saved(5)
             await check(worker)
 
@@ -349,6 +352,121 @@ def test_changed_partition_count_is_seen_under_an_idle_partition(
     run(main())
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_topic_created_anew_under_a_running_partition_is_seen_within_an_audit(
+    model: Model, log: MemoryLog, valkey: Valkey, busy: bool
+) -> None:
+    """Nothing else would tell: a new topic of the same name has the same partitions."""
+
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            partition = worker.owners[0].partition
+            log.identity = "id-2"
+            offset = 5
+            while busy and partition.phase is not Phase.HALT:  # never idle for an audit
+                log.append(event(offset, b"k"))
+                offset += 1
+                await worker.until(
+                    lambda: partition.saved == offset or partition.phase is not Phase.RUN  # noqa: B023
+                )
+                assert offset < 10_000, worker.describe()
+            await worker.until_phase(Phase.HALT)
+            assert partition.halted.startswith(
+                "the topic was created anew: expected topic id id-2, got id-1 in Redis"
+            )
+            log.identity = "id-1"  # the operator adopts it, or it was another broker's word
+            log.append(event(offset, b"k"))
+            await worker.until_saved(offset + 1)
+
+    run(main())
+
+
+def test_broker_that_tells_no_topic_ids_halts_nobody(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            log.identity = ""
+            counted = log.counted
+            await worker.until(lambda: log.counted > counted + 3)
+            assert worker.owners[0].partition.phase is Phase.RUN
+            assert log.asked == 1  # no ACQUIRE but the first
+
+    run(main())
+
+
+def test_key_state_that_vanishes_under_an_idle_partition_halts_within_an_audit(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            name = worker.store.name(log.topic, 0)
+            value = await worker.store.redis.hget(name, ":k1")
+            await worker.store.redis.hdel(name, ":k1")
+            await worker.until_phase(Phase.HALT)
+            assert worker.owners[0].partition.halted.startswith(
+                "key states are missing or too many: expected 3, got 2 in Redis"
+            )
+            log.append(*events(5, 7))
+            asked = log.asked
+            await worker.until(lambda: log.asked > asked + 2)
+            assert len(worker.emitter.sent) == 5
+            await worker.store.redis.hset(name, ":k1", value)
+            await worker.until_saved(7)
+            await check(worker)
+
+    run(main())
+
+
+def test_position_moved_by_markers_alone_moves_the_watermark(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            log.ends[0] = 9
+            await worker.until_saved(9)
+            assert (await worker.store.meta(log.topic, 0))["#W"] == "9"
+            await check(worker)  # the fingerprint is still that of the last record
+            log.append(*events(9, 12))
+            await worker.until_saved(12)
+            await check(worker)
+            assert worker.metrics.rewinds == 0
+        async with running(model, log, valkey.url, 0, nonce="second") as second:
+            log.ends[0] = 15
+            await second.until_saved(15)
+            assert second.metrics.unverified == 0
+            assert second.emitter.sent == []
+
+    run(main())
+
+
+def test_partition_that_is_fetched_in_vain_is_not_woken_and_so_is_audited(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    # The intake tells the position after each fetch: word of an unmoved one must wake nobody.
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            owner = worker.owners[0]
+            worker.fetching = False  # told by hand from here on
+            owner._changed.clear()
+            for position in (5, 4, 0):
+                owner.passed(position)
+            assert not owner._changed.is_set()
+            assert (owner.partition.applied, owner.partition.saved) == (5, 5)
+
+    run(main())
+
+
 def test_other_bundle_halts_and_leaves_the_states(
     model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:
@@ -361,6 +479,32 @@ def test_other_bundle_halts_and_leaves_the_states(
             await second.until_phase(Phase.HALT)
             assert "the state belongs to another bundle" in second.owners[0].partition.halted
             assert await second.fields() == before
+
+    run(main())
+
+
+@pytest.mark.parametrize(("change", "begin"), [("rebuild", 0), ("reset", 5)])
+def test_other_bundle_takes_over_without_emitting_anything_again_where_the_operator_decided_so(
+    tmp_path: Path, model: Model, log: MemoryLog, valkey: Valkey, change: str, begin: int
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as first:
+            await first.until_saved(5)
+        log.append(*events(5, 9))
+        other = Model(make_tiny_bundle(tmp_path, seed=1))
+        rules = Rules(bundle_change=change)
+        async with running(other, log, valkey.url, 0, nonce="second", rules=rules) as second:
+            await second.until_saved(9)
+            assert second.emitter.ids() == [f"{log.topic}:0:{offset}:0" for offset in range(5, 9)]
+            # What it emits is its own fold from where it began.
+            records = [
+                LogRecord(r.offset, r.timestamp, r.key, r.value) for r in log.records[0][begin:]
+            ]
+            served = serve(other.bundle, log.topic, 0, records)
+            wanted = [json.loads(payload or b"") for _, payload in served.outputs][5 - begin :]
+            assert [payload for _, _, payload in second.emitter.sent] == wanted
+            assert await second.stored() == served.states
 
     run(main())
 

@@ -14,17 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfold.worker.errors import NotOwner, StartUnset
-from keyfold.worker.partition import (
+from keyfold.worker.partition import Partition, Rules
+from keyfold.worker.protocol import (
     INIT_METADATA,
     Acquired,
     Fence,
     Fingerprint,
     GroupOffset,
     Held,
-    Partition,
     Phase,
     Refused,
     SavePlan,
+    Topic,
+    outputs_metadata,
 )
 
 
@@ -39,16 +41,20 @@ class Rec:
 
 
 FENCE = Fence(7, "me", "bundle")
-RESET = "keyfold-state reset worker.toml --partition 3 --to earliest|latest|OFFSET"
-RESET_ALL = "keyfold-state reset worker.toml --all --to earliest"
+LOG_END = 1000
 
 
-def acquired(watermark: int = 100, fingerprint: Fingerprint | None = None) -> Acquired:
-    return Acquired(FENCE, watermark, fingerprint)
+def acquired(watermark: int = 100, fingerprint: Fingerprint | None = None, **more: Any) -> Acquired:
+    return Acquired(FENCE, watermark, fingerprint, **more)
 
 
-def held(watermark: int | None, fence: Fence = FENCE) -> Held:
-    return Held(watermark, fence.number, fence.nonce, fence.bundle)
+def judge(partition: Partition, reply: Acquired, log_start: int = 0, **more: Any) -> int | None:
+    """Hand Redis's word to a partition, with the log's bounds."""
+    return partition.acquired(reply, log_start, **({"log_end": LOG_END} | more))
+
+
+def held(watermark: int | None, fence: Fence = FENCE, keys: int = 5, found: int = 5) -> Held:
+    return Held(watermark, fence.number, fence.nonce, fence.bundle, keys, found)
 
 
 def phase_of(partition: Partition) -> Phase:
@@ -67,7 +73,7 @@ def partition() -> Partition:
 @pytest.fixture
 def running(partition: Partition) -> Partition:
     """Return a partition in RUN at watermark 100."""
-    partition.acquired(acquired(), log_start=0)
+    judge(partition, acquired())
     partition.sought()
     assert partition.phase is Phase.RUN
     return partition
@@ -105,53 +111,166 @@ def test_lost_state_never_begins_again_whatever_start_says(partition: Partition)
 
 
 def test_acquired_without_fingerprint_seeks_to_the_watermark(partition: Partition) -> None:
-    assert partition.acquired(acquired(), log_start=100) == 100
+    assert judge(partition, acquired(), log_start=100) == 100
     assert phase_of(partition) is Phase.SEEK
     assert (partition.saved, partition.acked, partition.applied) == (100, 100, 100)
     partition.sought()
     assert phase_of(partition) is Phase.RUN
 
 
-REFUSALS = {
-    "missing": f"the state is gone from Redis, yet the group has committed an offset: restore "
-    f"Redis, or give the state up: {RESET}",
-    "partitions": "the topic's number of partitions changed, keys moved between them: expected E, "
-    f"got G in Redis; {RESET_ALL}",
-    "bundle": "the state belongs to another bundle (serve this one under a new group?): expected "
-    f"E, got G in Redis; {RESET}",
-    "layout": f"the state was written in another layout: expected E, got G in Redis; {RESET}",
-}
-
-
-@pytest.mark.parametrize("what", REFUSALS)
-def test_refused_state_halts_and_names_the_way_out(partition: Partition, what: str) -> None:
-    refused = Refused(what, "E", "G")  # type: ignore[arg-type]
-    assert partition.acquired(refused, log_start=0) is None
+@pytest.mark.parametrize("what", ["missing", "partitions", "topic", "bundle", "layout", "states"])
+def test_refused_state_halts_with_the_words_of_its_cause(partition: Partition, what: Any) -> None:
+    refused = Refused(what, "E", "G")
+    partition.refuse(refused)
     assert partition.phase is Phase.HALT
-    assert partition.halted == REFUSALS[what]
+    assert partition.halted == partition.halts.refused(refused)
 
 
 def test_events_lost_to_retention_halt(partition: Partition) -> None:
-    assert partition.acquired(acquired(100), log_start=101) is None
+    assert judge(partition, acquired(100), log_start=101) is None
     assert partition.phase is Phase.HALT
-    assert partition.halted == (
-        "the log starts at offset 101 but the state ends at 100: events in between are lost to "
-        f"retention; {RESET}"
-    )
+    assert partition.halted == partition.halts.events_lost(100, 101)
 
 
 def test_halted_partition_may_acquire_again(partition: Partition) -> None:
     partition.halt("why")
     partition.acquire()
     assert (partition.phase, partition.fence) == (Phase.ACQUIRE, None)
-    assert partition.acquired(acquired(), 0) == 100
+    assert judge(partition, acquired()) == 100
+
+
+# -- where emitting begins -------------------------------------------------------------------------
+
+
+def once() -> Partition:
+    """Return a partition in ACQUIRE that emits in transactions."""
+    made = Partition("in", 3, "group", rules=Rules(exactly_once=True))
+    made.acquire()
+    return made
+
+
+C_OF_2 = outputs_metadata(2)
+
+
+@pytest.mark.parametrize(
+    ("floor", "group_offset", "emit_from"),
+    [
+        (0, None, 100),  # W
+        (0, GroupOffset(90, C_OF_2), 100),
+        (0, GroupOffset(120, C_OF_2), 120),  # C
+        (130, GroupOffset(120, C_OF_2), 130),  # F
+        (110, GroupOffset(120, C_OF_2), 120),
+        (110, GroupOffset(120, outputs_metadata(1)), 110),  # of before a reset
+        (0, GroupOffset(120, ""), 100),  # another program's, or a hint
+        (0, GroupOffset(120, INIT_METADATA), 100),
+    ],
+)
+def test_exactly_once_emits_from_the_largest_of_watermark_floor_and_group_offset(
+    floor: int, group_offset: GroupOffset | None, emit_from: int
+) -> None:
+    partition = once()
+    judge(partition, acquired(floor=floor, resets=2), group_offset=group_offset)
+    assert (partition.phase, partition.emit_from) == (Phase.SEEK, emit_from)
+
+
+def test_at_least_once_emits_from_watermark_or_floor_and_looks_at_no_group_offset(
+    partition: Partition,
+) -> None:
+    judge(
+        partition, acquired(floor=110, committed=150), group_offset=GroupOffset(120, "keyfold:r0")
+    )
+    assert partition.emit_from == 110
+    partition.acquire()
+    judge(partition, acquired(floor=90))
+    assert partition.emit_from == 100
+
+
+@pytest.mark.parametrize(
+    "found", [None, GroupOffset(120, ""), GroupOffset(120, outputs_metadata(1))]
+)
+def test_group_offset_that_transactions_had_set_and_that_is_gone_halts(
+    found: GroupOffset | None,
+) -> None:
+    partition = once()
+    assert judge(partition, acquired(committed=110, resets=2), group_offset=found) is None
+    assert partition.phase is Phase.HALT
+    assert partition.halted == partition.halts.outputs_unknown(100, 110, LOG_END)
+    assert "keyfold-state adopt worker.toml --partition 3" in partition.halted
+
+
+def test_group_offset_that_is_gone_matters_to_nobody_at_the_log_s_end() -> None:
+    partition = once()
+    assert judge(partition, acquired(committed=100), log_end=100) == 100
+    assert partition.emit_from == 100
+
+
+def test_group_offset_that_redis_knows_nothing_of_may_be_missing() -> None:
+    partition = once()
+    assert judge(partition, acquired(committed=None)) == 100
+
+
+def test_group_offset_moves_with_each_transaction_and_never_back() -> None:
+    partition = once()
+    judge(partition, acquired(resets=2), group_offset=GroupOffset(120, C_OF_2))
+    partition.sought()
+    partition.apply(110, fingerprint(109))
+    assert partition.outputs_upto(110) is None  # a silent replay
+    partition.apply(120, fingerprint(119))
+    assert partition.outputs_upto(120) is None
+    partition.apply(125, fingerprint(124))
+    assert partition.outputs_upto(125) == GroupOffset(125, C_OF_2)
+    partition.ack(125)
+    assert partition.outputs_upto(125) is None
+    partition.acquire()
+    judge(partition, acquired(resets=2), group_offset=GroupOffset(110, C_OF_2))
+    assert partition.outputs_upto(111) == GroupOffset(111, C_OF_2)  # Kafka's word counts
+
+
+# -- what may begin anew or go on ------------------------------------------------------------------
+
+OTHER_BUNDLE = Refused("bundle", "new", "old", watermark=100, base=40)
+
+
+@pytest.mark.parametrize(
+    ("change", "log_start", "begin"),
+    [("halt", 0, None), ("rebuild", 0, 40), ("rebuild", 60, 60), ("reset", 60, 100)],
+)
+def test_states_of_another_bundle_are_folded_anew_only_as_the_operator_decided(
+    change: str, log_start: int, begin: int | None
+) -> None:
+    partition = Partition("in", 3, "group", rules=Rules(bundle_change=change))
+    assert partition.begin_anew_at(OTHER_BUNDLE, log_start) == begin
+
+
+@pytest.mark.parametrize("what", ["missing", "partitions", "topic", "layout", "states"])
+def test_nothing_but_another_bundle_begins_anew(what: Any) -> None:
+    partition = Partition("in", 3, "group", rules=Rules(bundle_change="rebuild"))
+    assert partition.begin_anew_at(replace(OTHER_BUNDLE, what=what), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("mark_lost", "log_start", "may"), [(False, 101, False), (True, 101, True), (True, 100, False)]
+)
+def test_lost_events_are_skipped_only_if_told_and_only_if_there_are_any(
+    mark_lost: bool, log_start: int, may: bool
+) -> None:
+    partition = Partition("in", 3, "group", rules=Rules(mark_lost=mark_lost))
+    assert partition.may_skip(acquired(100), log_start) is may
+
+
+def test_acquired_partition_knows_stream_time_and_lost_ranges(partition: Partition) -> None:
+    judge(partition, acquired(stream_ms=77, lost=((3, 5), (20, 90))))
+    assert (partition.stream_ms, partition.lost_upto) == (77, 90)
+    partition.acquire()
+    judge(partition, acquired())
+    assert (partition.stream_ms, partition.lost_upto) == (None, 0)
 
 
 # -- the fingerprint -------------------------------------------------------------------------------
 
 
 def at_fingerprint(partition: Partition, record: Rec, watermark: int = 100) -> None:
-    offset = partition.acquired(acquired(watermark, Fingerprint.of(record)), log_start=0)
+    offset = judge(partition, acquired(watermark, Fingerprint.of(record)))
     assert offset == record.offset
     partition.sought()
     assert partition.phase is Phase.SEEK  # until the record was seen
@@ -177,9 +296,7 @@ def test_other_record_at_the_fingerprint_s_offset_halts(
     at_fingerprint(partition, Rec(99))
     assert partition.offer([replace(Rec(99), **change), Rec(100)]) == ()
     assert partition.phase is Phase.HALT
-    assert partition.halted == (
-        "the record at offset 99 is not the one last applied (topic created anew?); " + RESET
-    )
+    assert partition.halted == partition.halts.another_record(Fingerprint.of(Rec(99)))
 
 
 def test_record_of_the_fingerprint_compacted_away_is_noted(partition: Partition) -> None:
@@ -190,7 +307,7 @@ def test_record_of_the_fingerprint_compacted_away_is_noted(partition: Partition)
 
 
 def test_record_of_the_fingerprint_below_the_log_start_is_noted(partition: Partition) -> None:
-    assert partition.acquired(acquired(100, Fingerprint.of(Rec(97))), log_start=98) == 100
+    assert judge(partition, acquired(100, Fingerprint.of(Rec(97))), log_start=98) == 100
     assert partition.unverified
     partition.sought()
     assert partition.phase is Phase.RUN
@@ -225,6 +342,37 @@ def test_records_fetched_twice_are_taken_once(running: Partition) -> None:
     assert running.offer([Rec(102), Rec(103)]) == []
 
 
+def test_position_beyond_the_last_record_moves_the_watermark_without_events(
+    running: Partition,
+) -> None:
+    running.apply(107, fingerprint(106), 70)
+    running.offer([Rec(100), Rec(106)])
+    assert running.pass_to(109)  # 107 and 108 are markers, or records of an aborted transaction
+    assert (running.applied, running.next_offset) == (109, 109)
+    # The last record stays the one to be found again.
+    assert running.plan_save() == SavePlan(100, 109, fingerprint(106), 70)
+
+
+def test_position_never_jumps_over_records_that_wait(running: Partition) -> None:
+    running.offer([Rec(100), Rec(104)])
+    for position in (103, 105, 200):
+        assert not running.pass_to(position)
+    assert (running.applied, running.next_offset) == (100, 105)
+
+
+def test_position_at_or_below_what_was_applied_moves_nothing(running: Partition) -> None:
+    for position in (100, 99, 0):
+        assert not running.pass_to(position)
+    assert (running.applied, running.next_offset) == (100, 100)
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.RUN])
+def test_position_moves_no_partition_outside_run(running: Partition, phase: Phase) -> None:
+    running.phase = phase
+    assert not running.pass_to(200)
+    assert (running.applied, running.next_offset) == (100, 100)
+
+
 def test_position_below_the_log_start_is_judged_anew(running: Partition) -> None:
     running.out_of_range(100, log_start=120)
     assert running.phase is Phase.ACQUIRE
@@ -233,10 +381,7 @@ def test_position_below_the_log_start_is_judged_anew(running: Partition) -> None
 def test_position_beyond_the_log_end_halts(running: Partition) -> None:
     running.out_of_range(100, log_start=0)
     assert running.phase is Phase.HALT
-    assert running.halted == (
-        "the log ends before offset 100, below the saved state (topic truncated or created "
-        f"anew?); {RESET}"
-    )
+    assert running.halted == running.halts.log_too_short(100)
 
 
 @pytest.mark.parametrize("phase", [Phase.UNASSIGNED, Phase.DRAIN, Phase.ACQUIRE, Phase.REWIND])
@@ -260,8 +405,8 @@ def fingerprint(offset: int) -> Fingerprint:
 def test_save_covers_all_that_was_applied_and_carries_the_last_record(running: Partition) -> None:
     assert running.plan_save() is None
     running.apply(103, fingerprint(102))
-    running.apply(107, fingerprint(106))
-    assert running.plan_save() == SavePlan(100, 107, fingerprint(106))
+    running.apply(107, fingerprint(106), 70)
+    assert running.plan_save() == SavePlan(100, 107, fingerprint(106), 70)
 
 
 def test_save_that_redis_confirms_moves_the_watermark(running: Partition) -> None:
@@ -345,7 +490,7 @@ def test_cursors_out_of_order_are_a_bug_that_stops_the_worker(running: Partition
 def test_cursors_stay_in_order_through_any_life(data: st.DataObject) -> None:
     partition = Partition("in", 3, "group")
     partition.acquire()
-    partition.acquired(acquired(10), 0)
+    judge(partition, acquired(10))
     partition.sought()
     flying: list[SavePlan] = []
     for _ in range(30):
@@ -411,6 +556,71 @@ def test_late_replies_move_no_partition_that_has_left_run(running: Partition, ph
     assert running.plan_save() is None
 
 
+# -- key states that vanished ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("found", [4, 6])
+def test_key_states_missing_or_too_many_halt_instead_of_saving(
+    running: Partition, found: int
+) -> None:
+    running.apply(107, fingerprint(106))
+    running.ack(107)
+    plan = running.plan_save()
+    assert plan is not None
+    running.judge_save(plan, held(100, found=found))
+    assert (running.phase, running.saved) == (Phase.HALT, 100)
+    assert running.halted == running.halts.states_missing(held(100, found=found))
+
+
+@pytest.mark.parametrize("found", [4, 6])
+def test_key_states_missing_or_too_many_are_seen_while_loading_or_idle(
+    running: Partition, found: int
+) -> None:
+    assert not running.judge_held(held(100, found=found), since=100)
+    assert running.phase is Phase.HALT
+
+
+def test_another_owner_s_number_of_states_is_its_own_business(running: Partition) -> None:
+    with pytest.raises(NotOwner):
+        running.judge_held(held(100, Fence(8, "other", "bundle"), found=4), since=100)
+
+
+# -- the topic under a partition -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (Topic(4, "a"), Topic(4, "a")),
+        (Topic(4, "a"), Topic(0, "")),  # a broker that does not know it just now
+        (Topic(4, "a"), Topic(4, "")),  # one that tells no ids
+        (Topic(4, ""), Topic(4, "b")),
+        (Topic(4, ""), Topic(4, "")),
+    ],
+)
+def test_topic_that_is_the_same_as_far_as_anyone_knows_is_left_alone(
+    running: Partition, before: Topic, now: Topic
+) -> None:
+    running.judge_topic(before, now)
+    assert running.phase is Phase.RUN
+
+
+@pytest.mark.parametrize("now", [Topic(5, "a"), Topic(3, "a"), Topic(4, "b")])
+def test_topic_that_grew_or_was_created_anew_is_judged_anew(running: Partition, now: Topic) -> None:
+    running.judge_topic(Topic(4, "a"), now)
+    assert running.phase is Phase.ACQUIRE
+    assert running.fence is None  # nothing more is saved under it
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.RUN])
+def test_word_about_the_topic_moves_no_partition_that_has_left_run(
+    running: Partition, phase: Phase
+) -> None:
+    running.phase = phase
+    running.judge_topic(Topic(4, "a"), Topic(5, "b"))
+    assert running.phase is phase
+
+
 # -- the ends --------------------------------------------------------------------------------------
 
 
@@ -443,4 +653,25 @@ def test_loss_found_out_while_draining_gives_the_partition_up(running: Partition
     plan = running.plan_save()
     assert plan is not None
     running.judge_save(plan, held(50))
+    assert phase_of(running) is Phase.UNASSIGNED
+
+
+@pytest.mark.parametrize("what", ["damage", "states"])
+def test_halt_while_draining_gives_the_partition_up(running: Partition, what: str) -> None:
+    # In HALT it would keep a partition that is another worker's next.
+    running.apply(107, fingerprint(106))
+    running.ack(107)
+    running.drain()
+    plan = running.plan_save()
+    assert plan is not None
+    if what == "damage":
+        running.halt("a stored state is damaged")
+    else:
+        running.judge_save(plan, held(100, found=4))
+    assert phase_of(running) is Phase.UNASSIGNED
+
+
+def test_halt_of_a_partition_given_up_changes_nothing(running: Partition) -> None:
+    running.release()
+    running.halt("late")
     assert phase_of(running) is Phase.UNASSIGNED

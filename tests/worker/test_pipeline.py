@@ -19,9 +19,7 @@ from naive_worker import LogRecord, serve
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.worker.model import Model
-from keyfold.worker.owner import Owner
-from keyfold.worker.partition import Phase
-from keyfold.worker.pipeline import take
+from keyfold.worker.protocol import Phase
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Loaded, Store
 from local.services import Valkey
@@ -366,7 +364,7 @@ def test_damaged_state_halts_its_partition_and_names_the_damage(
             size = StateCodec(model.bundle.manifest).bytes_per_state
             halted = second.owners[0].partition.halted
             assert halted.startswith(f"a stored state is damaged: expected {size} bytes, got 6; ")
-            assert "keyfold-state reset" in halted
+            assert "keyfold-state restore" in halted
             assert [p for p, _, _ in second.emitter.sent] == [1]
 
     run(main())
@@ -430,48 +428,7 @@ def test_revoked_partition_among_resident_keys_crashes_nothing(
     run(main())
 
 
-# -- shares ----------------------------------------------------------------------------------------
-
-
-class Waiting:
-    """As much of an owner as take() looks at."""
-
-    def __init__(self, room: int, count: int) -> None:
-        self._room = room
-        self.waiting = [event(i, b"k") for i in range(count)]
-        self.partition = type("P", (), {"fence": None})
-
-    def room(self) -> int:
-        return self._room
-
-    def take(self, most: int) -> list[Rec]:
-        taken, self.waiting = self.waiting[:most], self.waiting[most:]
-        return taken
-
-
-def shares(most: int, *owners: tuple[int, int]) -> list[int]:
-    made = [Waiting(room, count) for room, count in owners]
-    taken = take(made, most)  # type: ignore[arg-type]
-    firsts = np.cumsum([0, *(len(share.records) for share in taken)]).tolist()
-    assert [share.first for share in taken] == firsts[:-1]
-    assert all(share.records for share in taken)
-    return [len(share.records) for share in taken]
-
-
-def test_micro_batch_is_shared_fairly_and_what_is_left_over_goes_round() -> None:
-    assert shares(90, (999, 100), (999, 100), (999, 100)) == [30, 30, 30]
-    assert shares(90, (999, 1000), (999, 10)) == [10, 80]
-    assert shares(90, (20, 1000), (999, 1000), (0, 5), (999, 0)) == [20, 70]
-    assert shares(90) == []
-    assert shares(90, (0, 10), (10, 0)) == []
-
-
-def test_every_partition_moves_even_if_there_are_more_than_events_in_a_micro_batch() -> None:
-    assert shares(2, (9, 9), (9, 9), (9, 9)) == [1, 1, 1]
-
-
-def test_owner_type_has_what_shares_are_made_of() -> None:
-    assert all(hasattr(Owner, name) for name in ("room", "take"))
+# -- the rest --------------------------------------------------------------------------------------
 
 
 def test_bundle_that_rejects_tombstones_keeps_the_key_s_state(

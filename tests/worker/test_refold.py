@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
-from keyfold.worker.refold import NOT_FINITE, Kind, OfflineStep, Refold, original_digest
+from keyfold.worker.refold import NOT_FINITE, Kind, OfflineStep, Refold, record_digest
 
 
 def event(a: float = 0.5, b: float = -0.5, time: float = 1000) -> bytes:
@@ -172,11 +173,13 @@ def test_offsets_may_have_gaps(bundle: Bundle) -> None:
     assert refold.offset(2) == 9
 
 
-def test_a_null_and_an_empty_value_are_told_apart_but_not_by_the_fingerprint(
-    bundle: Bundle,
-) -> None:
-    assert original_digest(b"k", None) != original_digest(b"k", b"")
-    assert original_digest(None, b"v") != original_digest(b"", b"v")
+def test_the_fingerprint_marks_where_the_key_ends_and_what_is_null(bundle: Bundle) -> None:
+    digests = {
+        record_digest(key, value)
+        for key, value in [(b"k", None), (b"k", b""), (None, b"k"), (b"", b"k"), (b"kv", b"")]
+    }
+    assert len(digests) == 5
     refold = Refold(OfflineStep(bundle))
     refold.fold(5, 7, b"k", None)
-    assert refold.fingerprint == "5:7:140662621"
+    body = b"\x01\0\0\0k\xff\xff\xff\xff"
+    assert refold.fingerprint == f"5:7:{crc32(body)}"

@@ -17,9 +17,11 @@ from memory_log import MemoryLog, Worker, event, running
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tiny_bundle import make_tiny_bundle
 
+from keyfold.export.events import MAX_KEY_BYTES
 from keyfold.worker.model import Model
-from keyfold.worker.saver import MAX_UNSAVED_MICRO_BATCHES
-from keyfold.worker.store import Store
+from keyfold.worker.saver import MAX_TAKE_BYTES, MAX_UNSAVED_MICRO_BATCHES
+from keyfold.worker.state_codec import StateCodec
+from keyfold.worker.store import MAX_SAVE_BYTES, Payload, Store
 from local.services import Valkey
 
 
@@ -185,20 +187,46 @@ def test_pipeline_runs_a_few_micro_batches_ahead_of_the_acks_and_no_further(
     run(main())
 
 
+class SizedStore(Store):
+    """Remembers how large each save was."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sizes: list[int] = []
+
+    async def save(self, *args: Any) -> Any:
+        payload: Payload = args[-1]
+        self.sizes.append(sum(map(len, [*payload.keys, *payload.values, *payload.cleared])))
+        return await super().save(*args)
+
+
+def sizes_of(worker: Worker) -> list[int]:
+    assert isinstance(worker.store, SizedStore)
+    return worker.store.sizes
+
+
 @pytest.mark.parametrize("save_every_s", [0.0, 0.02])
 def test_largest_states_allowed_leave_room_to_go_on(
-    tmp_path: Path, log: MemoryLog, valkey: Valkey, save_every_s: float
+    tmp_path: Path,
+    log: MemoryLog,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+    save_every_s: float,
 ) -> None:
+    # A sixteenth of the real limits: the largest states of 16 KiB take their time to step.
+    monkeypatch.setattr("keyfold.worker.saver.MAX_SAVE_BYTES", MAX_SAVE_BYTES // 16)
+    monkeypatch.setattr("keyfold.worker.saver.MAX_TAKE_BYTES", MAX_TAKE_BYTES // 16)
+
     async def main() -> None:
-        model = Model(make_tiny_bundle(tmp_path, hidden=2048))  # 16 KiB a key
+        model = Model(make_tiny_bundle(tmp_path, hidden=128))  # 1 KiB a key
         log.append(*(event(i, b"k%d" % i) for i in range(1200)))
-        async with running(model, log, valkey.url, save_every_s=save_every_s) as worker:
+        options: dict[str, Any] = {"save_every_s": save_every_s, "store_class": SizedStore}
+        async with running(model, log, valkey.url, **options) as worker:
             owner = worker.assign(0)
-            most = owner._saver._most_events
-            assert 500 < most < 520
+            assert 350 < owner._saver.room() < 390
             await worker.until_saved(1200)
             assert len(worker.emitter.sent) == 1200
-            assert worker.metrics.saves >= 3  # no save above 8 MB
+            assert max(sizes_of(worker)) <= MAX_SAVE_BYTES // 16
 
     run(main())
 
@@ -206,17 +234,43 @@ def test_largest_states_allowed_leave_room_to_go_on(
 def test_save_is_never_larger_than_redis_should_bear(
     model: Model, log: MemoryLog, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfold.worker.saver.MAX_SAVE_BYTES", 700)  # 11 states
+    monkeypatch.setattr("keyfold.worker.saver.MAX_SAVE_BYTES", 700)  # 9 states and keys
+    monkeypatch.setattr("keyfold.worker.saver.MAX_TAKE_BYTES", 175)
 
     async def main() -> None:
         log.append(*(event(i, b"k%d" % i) for i in range(60)))
-        async with running(model, log, valkey.url, save_every_s=60.0) as worker:
+        options: dict[str, Any] = {"save_every_s": 60.0, "store_class": SizedStore}
+        async with running(model, log, valkey.url, **options) as worker:
             worker.assign(0)
-            most = worker.owners[0]._saver._most_events
-            assert 5 < most < 15
             # Half full is enough for a save: it never waits for an event that cannot be applied.
-            await worker.until(lambda: worker.owners[0].partition.saved > 60 - most)
-            assert worker.metrics.saved_states / worker.metrics.saves <= most
+            await worker.until(lambda: worker.owners[0].partition.saved > 60 - 9)
+            assert max(sizes_of(worker)) <= 700
+
+    run(main())
+
+
+@pytest.mark.parametrize("key_bytes", [1024, MAX_KEY_BYTES])
+def test_long_keys_count_like_states(
+    tmp_path: Path, log: MemoryLog, valkey: Valkey, key_bytes: int
+) -> None:
+    """The worst case: a save just below half full when as much as possible is taken."""
+
+    async def main() -> None:
+        model = Model(make_tiny_bundle(tmp_path, hidden=256))
+        keys = (b"%d" % i for i in range(10_000))
+        half = (
+            MAX_SAVE_BYTES // 2 // (key_bytes + StateCodec(model.bundle.manifest).bytes_per_state)
+        )
+        log.append(*(event(i, next(keys).ljust(key_bytes)) for i in range(half)))
+        options: dict[str, Any] = {"save_every_s": 600.0, "store_class": SizedStore}
+        async with running(model, log, valkey.url, 0, **options) as worker:
+            partition = worker.owners[0].partition
+            await worker.until(lambda: partition.acked == half)
+            assert partition.saved == 0
+            more = range(half, half + 10_000_000 // key_bytes // 3)
+            log.append(*(event(i, next(keys).ljust(key_bytes)) for i in more))
+            await worker.until(lambda: partition.saved > 0)
+            assert MAX_SAVE_BYTES // 2 < max(sizes_of(worker)) <= MAX_SAVE_BYTES + MAX_KEY_BYTES
 
     run(main())
 
@@ -257,5 +311,41 @@ def test_write_behind_saves_when_its_time_has_come_without_further_events(
             log.append(event(1, b"k"))
             await worker.until_saved(2)
             assert await watermark(worker) == 2
+
+    run(main())
+
+
+class NotingStore(Store):
+    """Remembers the order in which partitions were saved first, and when."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.first: dict[int, float] = {}
+
+    async def save(self, *args: Any) -> Any:
+        self.first.setdefault(args[1], asyncio.get_running_loop().time())
+        return await super().save(*args)
+
+
+def test_write_behind_spreads_the_partitions_saves_over_the_interval(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    every_s = 0.8
+
+    async def main() -> None:
+        log.counts = {log.topic: 8, "out": 8, "dead": 1}
+        for number in range(8):
+            log.append(event(0, b"k"), partition=number)
+        options: dict[str, Any] = {"save_every_s": every_s, "store_class": NotingStore}
+        async with running(model, log, valkey.url, **options) as worker:
+            begun = asyncio.get_running_loop().time()
+            worker.assign(*range(8))
+            for number in range(8):
+                await worker.until_saved(1, number)
+            store = worker.store
+            assert isinstance(store, NotingStore)
+            assert list(store.first) == [7, 6, 5, 4, 3, 2, 1, 0]
+            for number, at in store.first.items():
+                assert at - begun >= every_s * (1 - number / 8) - 0.001
 
     run(main())

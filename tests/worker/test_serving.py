@@ -235,7 +235,10 @@ def test_a_topic_created_anew_halts(serving: Serving) -> None:
     serving.send(make_events(4000, 50, seed=1))
     with serving.running() as worker:
         serving.wait_until(lambda: worker.log_tail().count("HALT") >= 4, "four HALTs", [worker])
-        assert "topic created anew?" in worker.log_tail()
+        assert "the topic was created anew" in worker.log_tail()
+    assert serving.state("reset", "--all", "--to", "earliest", "--yes") == 0
+    with serving.running() as worker:
+        serving.wait_saved([worker])
 
 
 def test_another_bundle_halts(serving: Serving, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Manifest, StateSpec
-from keyfold.worker.state_codec import StateCodec, StateCorrupt, States
+from keyfold.worker.state_codec import TOUCHED_AT, StateCodec, StateCorrupt, States
 
 KEY = b"engine 7"
 GOLDEN = (
-    "01" "b554e36a" "0300000000000000" "2900000000000000" "7b8ce5cf8b010000"
-    "0000803f000000c00000003f" "f9ffffffffffffff"
+    "02" "b718de35" "01" "0300000000000000" "2900000000000000" "7b8ce5cf8b010000"
+    "288be5cf8b010000" "0000803f000000c00000003f" "f9ffffffffffffff"
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def one() -> States:
         np.array([3], np.uint64),
         np.array([41], np.int64),
         np.array([1_700_000_009_339], np.int64),
+        np.array([1_700_000_009_000], np.int64),
+        np.array([True]),
         {"h": np.array([[1.0, -2.0, 0.5]], np.float32), "n": np.array([[[-7]]], np.int64)},
     )
 
@@ -54,16 +56,19 @@ def test_stored_state_is_held_byte_for_byte(codec: StateCodec) -> None:
 
 
 def test_golden_bytes_are_what_the_layout_says() -> None:
-    body = struct.pack("<Qqq3fq", 3, 41, 1_700_000_009_339, 1.0, -2.0, 0.5, -7)
-    value = struct.pack("<BI", 1, crc32(KEY + body)) + body
+    times = 1_700_000_009_339, 1_700_000_009_000
+    body = struct.pack("<BQqqq3fq", 1, 3, 41, *times, 1.0, -2.0, 0.5, -7)
+    value = struct.pack("<BI", 2, crc32(KEY + body)) + body
     assert value == bytes.fromhex(GOLDEN)
 
 
 def test_golden_bytes_read_back(codec: StateCodec) -> None:
     states = codec.unpack([KEY], [bytes.fromhex(GOLDEN)], 42)
     wanted = one()
-    numbers = np.concatenate([states.steps, states.offsets, states.times_ms])
-    assert numbers.tolist() == [3, 41, 1_700_000_009_339]
+    numbers = np.concatenate(
+        [states.steps, states.offsets, states.times_ms, states.touched_ms, states.gaps]
+    )
+    assert numbers.tolist() == [3, 41, 1_700_000_009_339, 1_700_000_009_000, 1]
     for name, tensor in wanted.tensors.items():
         np.testing.assert_array_equal(states.tensors[name], tensor)
         assert states.tensors[name].dtype == tensor.dtype
@@ -87,6 +92,8 @@ def test_any_states_read_back_as_they_were(codec: StateCodec, data: st.DataObjec
         random.integers(0, 2**64 - 1, count, np.uint64, endpoint=True),
         random.integers(-1, 10**12, count),
         random.integers(limits.min, limits.max, count),
+        random.integers(limits.min, limits.max, count),
+        random.random(count) < 0.5,
         {
             "h": random.normal(0, 1e20, (count, 3)).astype(np.float32),
             "n": random.integers(limits.min, limits.max, (count, 1, 1)),
@@ -96,6 +103,8 @@ def test_any_states_read_back_as_they_were(codec: StateCodec, data: st.DataObjec
     np.testing.assert_array_equal(back.steps, states.steps)
     np.testing.assert_array_equal(back.offsets, states.offsets)
     np.testing.assert_array_equal(back.times_ms, states.times_ms)
+    np.testing.assert_array_equal(back.touched_ms, states.touched_ms)
+    np.testing.assert_array_equal(back.gaps, states.gaps)
     for name in ("h", "n"):
         np.testing.assert_array_equal(back.tensors[name], states.tensors[name])
 
@@ -104,7 +113,7 @@ def test_any_states_read_back_as_they_were(codec: StateCodec, data: st.DataObjec
 def test_any_flipped_bit_is_found_out(codec: StateCodec, bit: int) -> None:
     damaged = bytearray(bytes.fromhex(GOLDEN))
     damaged[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(StateCorrupt, match="expected version 1 and checksum"):
+    with pytest.raises(StateCorrupt, match="expected version 2 and checksum"):
         codec.unpack([KEY], [bytes(damaged)], 42)
 
 
@@ -133,6 +142,20 @@ def test_message_of_a_damaged_state_shows_no_content(codec: StateCodec) -> None:
 
 def test_layout_of_a_real_bundle_has_no_padding(tmp_path: Path) -> None:
     tiny = make_tiny_bundle(tmp_path, hidden=3)
-    assert (
-        StateCodec(tiny.manifest).bytes_per_state == 1 + 4 + 8 + 8 + 8 + tiny.manifest.state_bytes
-    )
+    header = 1 + 4 + 1 + 8 + 8 + 8 + 8
+    assert StateCodec(tiny.manifest).bytes_per_state == header + tiny.manifest.state_bytes
+
+
+def test_stream_time_lies_where_the_save_s_scan_reads_it(codec: StateCodec) -> None:
+    (value,) = codec.pack([KEY], one())
+    assert struct.unpack_from("<q", value, TOUCHED_AT) == (1_700_000_009_000,)
+
+
+def test_value_of_the_former_layout_is_found_out_and_never_misread(codec: StateCodec) -> None:
+    body = struct.pack("<Qqq3fq", 3, 41, 1_700_000_009_339, 1.0, -2.0, 0.5, -7)
+    former = struct.pack("<BI", 1, crc32(KEY + body)) + body
+    with pytest.raises(StateCorrupt, match=f"expected {len(GOLDEN) // 2} bytes, got"):
+        codec.unpack([KEY], [former], 42)
+    same_size = b"\x01" + bytes.fromhex(GOLDEN)[1:]
+    with pytest.raises(StateCorrupt, match="expected version 2 and checksum"):
+        codec.unpack([KEY], [same_size], 42)

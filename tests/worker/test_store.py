@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from redis.exceptions import ResponseError
 
-from keyfold.worker.partition import Acquired, Fence, Fingerprint, Held, Refused, SavePlan
-from keyfold.worker.store import Payload, Store, partition_name, pieces
+from keyfold.worker.errors import NotOwner
+from keyfold.worker.protocol import Acquired, Fence, Fingerprint, Held, Refused, SavePlan, Topic
+from keyfold.worker.state_codec import TOUCHED_AT
+from keyfold.worker.store import META, Expired, Payload, Store, partition_name, pieces
 from local.services import Valkey
 
 T = TypeVar("T")
 On = Callable[[Callable[[Store], Awaitable[T]]], T]
 LAST = Fingerprint(9, 5, 77)
+NEW = {
+    "#W": "42", "#B": "42", "#E": "1", "#O": "me", "#M": "bundle", "#L": "", "#V": "2", "#K": "0",
+    "#S": "", "#F": "0", "#G": "", "#C": "", "#R": "0",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -46,6 +52,18 @@ async def acquired(store: Store, begin: int | None = 0, nonce: str = "me") -> Fe
     return reply.fence
 
 
+async def save(store: Store, fence: Fence, w0: int, w1: int, states: Payload) -> Held:
+    """Save, and see that the number of states says what is there."""
+    held, _ = await store.save("t", 3, fence, SavePlan(w0, w1, LAST), states)
+    assert held.keys == held.found
+    return held
+
+
+async def everything(store: Store) -> dict[bytes, bytes]:
+    """Return the partition's whole hash."""
+    return cast("dict[bytes, bytes]", await store.redis.hgetall(store.name("t", 3)))
+
+
 def payload(count: int, size: int = 8, tag: bytes = b"") -> Payload:
     keys = [b"%b%d" % (tag, number) for number in range(count)]
     return Payload((), keys, [key.ljust(size, b".") for key in keys])
@@ -67,10 +85,8 @@ def test_begun_partition_holds_base_and_watermark_and_no_record(on: On[None]) ->
     async def use(store: Store) -> None:
         reply = await store.acquire("t", 3, "me", "bundle", 42)
         assert reply == Acquired(Fence(1, "me", "bundle"), 42, None)
-        assert await store.meta("t", 3) == {
-            "#W": "42", "#B": "42", "#E": "1", "#O": "me", "#M": "bundle", "#L": "", "#V": "1",
-            "keys": "0",
-        }  # fmt: skip
+        assert await store.meta("t", 3) == {**NEW, "keys": "0"}
+        assert set(META) == NEW.keys()
 
     on(use)
 
@@ -78,10 +94,22 @@ def test_begun_partition_holds_base_and_watermark_and_no_record(on: On[None]) ->
 def test_every_acquire_takes_a_new_fence_and_leaves_the_rest(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store, 5)
-        await store.save("t", 3, fence, SavePlan(5, 10, LAST), payload(2))
+        await store.save("t", 3, fence, SavePlan(5, 10, LAST, 77), payload(2))
+        before = await everything(store)
         again = await store.acquire("t", 3, "you", "bundle", 999)
-        assert again == Acquired(Fence(2, "you", "bundle"), 10, LAST)
-        assert (await store.meta("t", 3))["keys"] == "2"
+        assert again == Acquired(Fence(2, "you", "bundle"), 10, LAST, 77)
+        assert await everything(store) == before | {b"#E": b"2", b"#O": b"you"}
+
+
+def test_acquire_tells_all_that_was_kept(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        await acquired(store)
+        kept: dict[Any, Any] = {"#F": 30, "#G": "3-5,20-90", "#R": 2, "#S": -7}
+        await store.redis.hset(store.name("t", 3), mapping=kept)
+        reply = await store.acquire("t", 3, "me", "bundle", None)
+        assert reply == Acquired(
+            Fence(2, "me", "bundle"), 0, None, -7, 30, ((3, 5), (20, 90)), None, 2
+        )
 
     on(use)
 
@@ -91,13 +119,13 @@ def test_other_bundle_is_refused_and_changes_nothing(on: On[None]) -> None:
         await acquired(store)
         before = await store.meta("t", 3)
         reply = await store.acquire("t", 3, "you", "new", 0)
-        assert reply == Refused("bundle", "new", "bundle")
+        assert reply == Refused("bundle", "new", "bundle", watermark=0, base=0)
         assert await store.meta("t", 3) == before
 
     on(use)
 
 
-@pytest.mark.parametrize("layout", ["2", None])
+@pytest.mark.parametrize("layout", ["1", "3", None])
 def test_other_layout_is_refused_and_changes_nothing(on: On[None], layout: str | None) -> None:
     async def use(store: Store) -> None:
         await acquired(store)
@@ -108,7 +136,7 @@ def test_other_layout_is_refused_and_changes_nothing(on: On[None], layout: str |
             await store.redis.hset(name, "#V", layout)
         before = await store.meta("t", 3)
         reply = await store.acquire("t", 3, "you", "bundle", 0)
-        assert reply == Refused("layout", "1", layout or "none")
+        assert reply == Refused("layout", "2", layout or "none")
         assert await store.meta("t", 3) == before
 
     on(use)
@@ -116,12 +144,31 @@ def test_other_layout_is_refused_and_changes_nothing(on: On[None], layout: str |
 
 def test_first_partition_count_is_kept_and_another_refused(on: On[None]) -> None:
     async def use(store: Store) -> None:
-        assert await store.check_partition_count("t", 4) is None
-        assert await store.check_partition_count("t", 4) is None
-        assert await store.check_partition_count("t", 8) == Refused("partitions", "8", "4")
-        assert await store.check_partition_count("other", 8) is None
-        await store.forget_partition_count("t")
-        assert await store.check_partition_count("t", 8) is None
+        assert await store.check_topic("t", Topic(4, "")) is None
+        assert await store.check_topic("t", Topic(4, "")) is None
+        assert await store.check_topic("t", Topic(8, "")) == Refused("partitions", "8", "4")
+        assert await store.check_topic("other", Topic(8, "")) is None
+
+    on(use)
+
+
+def test_first_topic_id_is_kept_and_another_refused(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        assert await store.check_topic("t", Topic(4, "a")) is None
+        assert await store.check_topic("t", Topic(4, "b")) == Refused("topic", "topic id b", "a")
+        assert await store.topic("t") == Topic(4, "a")
+        assert await store.check_topic("t", Topic(4, "")) is None  # a broker that tells none
+        assert await store.check_topic("t", Topic(4, "a")) is None
+
+    on(use)
+
+
+def test_topic_id_is_noted_as_soon_as_a_broker_tells_it(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        assert await store.check_topic("t", Topic(4, "")) is None
+        assert await store.topic("t") == Topic(4, "")
+        assert await store.check_topic("t", Topic(4, "a")) is None
+        assert await store.topic("t") == Topic(4, "a")
 
     on(use)
 
@@ -141,8 +188,8 @@ def test_partitions_topics_and_groups_never_share_a_name() -> None:
 def test_save_writes_states_watermark_and_fingerprint_together(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
-        held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(3))
-        assert held == Held(10, 1, "me", "bundle")
+        held = await save(store, fence, 0, 10, payload(3))
+        assert held == Held(10, 1, "me", "bundle", 3, 3)
         loaded = await store.load("t", 3, [b"0", b"none", b"2"])
         assert loaded.held == held
         assert loaded.values == [b"0.......", None, b"2......."]
@@ -155,8 +202,8 @@ def test_save_from_another_watermark_changes_nothing(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
         await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(1))
-        held = await store.save("t", 3, fence, SavePlan(5, 20, LAST), payload(2, tag=b"x"))
-        assert held == Held(10, 1, "me", "bundle")
+        held = await save(store, fence, 5, 20, payload(2, tag=b"x"))
+        assert held == Held(10, 1, "me", "bundle", 1, 1)
         assert (await store.load("t", 3, [b"x0"])).values == [None]
 
     on(use)
@@ -167,10 +214,10 @@ def test_save_under_an_old_fence_changes_nothing(on: On[None]) -> None:
         old = await acquired(store)
         await acquired(store, nonce="you")
         for fence in (old, replace(old, number=2), replace(old, nonce="you")):
-            held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(1))
+            held = await save(store, fence, 0, 10, payload(1))
             assert held == Held(0, 2, "you", "bundle")
         wrong = Fence(2, "you", "other")
-        assert (await store.save("t", 3, wrong, SavePlan(0, 10, LAST), payload(1))).watermark == 0
+        assert (await save(store, wrong, 0, 10, payload(1))).watermark == 0
         assert (await store.load("t", 3, [b"0"])).values == [None]
 
     on(use)
@@ -180,8 +227,8 @@ def test_save_into_a_lost_hash_creates_nothing(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
         await store.redis.delete(store.name("t", 3))
-        held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(1))
-        assert held == Held(None, 0, "", "")
+        held, _ = await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(1))
+        assert (held.watermark, held.number, held.nonce) == (None, 0, "")
         assert not await store.redis.exists(store.name("t", 3))
 
     on(use)
@@ -202,7 +249,7 @@ def test_save_of_many_keys_is_whole(on: On[None], count: int) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
         states = payload(count)
-        held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), states)
+        held = await save(store, fence, 0, 10, states)
         assert held.watermark == 10
         assert (await store.meta("t", 3))["keys"] == str(count)
         read = [(await store.load("t", 3, some)).values for some in pieces(states.keys)]
@@ -218,7 +265,7 @@ def test_cleared_keys_are_gone_and_the_others_stay(on: On[None], count: int) -> 
         states = payload(count + 1)
         await store.save("t", 3, fence, SavePlan(0, 10, LAST), states)
         cleared = replace(payload(3, tag=b"new"), cleared=states.keys[:count])
-        assert (await store.save("t", 3, fence, SavePlan(10, 11, LAST), cleared)).watermark == 11
+        assert (await save(store, fence, 10, 11, cleared)).watermark == 11
         assert (await store.meta("t", 3))["keys"] == "4"
         last = [states.keys[-1], states.keys[0], b"new2"]
         assert (await store.load("t", 3, last)).values == [states.values[-1], None, b"new2...."]
@@ -229,7 +276,7 @@ def test_cleared_keys_are_gone_and_the_others_stay(on: On[None], count: int) -> 
 def test_clearing_a_key_that_was_never_stored_is_no_error(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
-        held = await store.save("t", 3, fence, SavePlan(0, 1, LAST), Payload((b"k",), (), ()))
+        held = await save(store, fence, 0, 1, Payload((b"k",), (), ()))
         assert held.watermark == 1
 
     on(use)
@@ -238,7 +285,7 @@ def test_clearing_a_key_that_was_never_stored_is_no_error(on: On[None]) -> None:
 def test_save_without_states_moves_the_watermark(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
-        held = await store.save("t", 3, fence, SavePlan(0, 7, LAST), Payload((), (), ()))
+        held = await save(store, fence, 0, 7, Payload((), (), ()))
         assert held.watermark == 7
 
     on(use)
@@ -248,7 +295,7 @@ def test_save_of_eight_megabytes_is_whole(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
         states = payload(130, 64 * 1024)
-        held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), states)
+        held = await save(store, fence, 0, 10, states)
         assert held.watermark == 10
         assert (await store.load("t", 3, states.keys)).values == list(states.values)
 
@@ -260,8 +307,8 @@ def test_any_bytes_are_a_key_and_none_is_a_meta_field(on: On[None]) -> None:
         fence = await acquired(store)
         keys = [b"", b"#W", b":", b"\x00\xff", b"#E", b"k" * 10_000]
         values = [b"v%d" % number for number in range(len(keys))]
-        held = await store.save("t", 3, fence, SavePlan(0, 10, LAST), Payload((), keys, values))
-        assert held == Held(10, 1, "me", "bundle")
+        held = await save(store, fence, 0, 10, Payload((), keys, values))
+        assert held == Held(10, 1, "me", "bundle", len(keys), len(keys))
         assert (await store.load("t", 3, keys)).values == values
 
     on(use)
@@ -317,18 +364,387 @@ def test_load_sees_states_and_watermark_of_one_instant(on: On[None]) -> None:
     on(use)
 
 
-def test_reset_drops_the_states_and_stops_the_owner(on: On[None]) -> None:
+# -- the number of states --------------------------------------------------------------------------
+
+
+def test_number_of_states_is_kept_through_every_kind_of_save(on: On[None]) -> None:
     async def use(store: Store) -> None:
         fence = await acquired(store)
-        await store.save("t", 3, fence, SavePlan(0, 10, LAST), payload(3))
-        await store.reset("t", 3, "operator", "bundle", 4)
-        held = await store.save("t", 3, fence, SavePlan(10, 20, LAST), payload(3))
-        assert held == Held(4, 2, "operator", "bundle")
-        assert (await store.load("t", 3, [b"0"])).values == [None]
-        again = await store.acquire("t", 3, "me", "bundle", None)
-        assert again == Acquired(Fence(3, "me", "bundle"), 4, None)
+        steps = [
+            (payload(5), 5),
+            (payload(5), 5),  # the same keys again
+            (payload(8), 8),
+            (Payload((b"0", b"none"), (b"x",), (b"v",)), 8),
+            (Payload((b"x", b"x"), (), ()), 7),
+            (Payload((), (), ()), 7),
+            (replace(payload(2000, tag=b"n"), cleared=payload(8).keys), 2000),
+        ]
+        for w, (states, there) in enumerate(steps):
+            held = await save(store, fence, w, w + 1, states)
+            assert (held.keys, held.found) == (there, there)
+            assert (await store.meta("t", 3))["#K"] == str(there)
+            repeated, _ = await store.save("t", 3, fence, SavePlan(w, w + 1, LAST), states)
+            assert repeated == held
 
     on(use)
+
+
+async def lose_or_add(store: Store, change: str) -> None:
+    """Change a partition's states behind its owner's back."""
+    if change == "lost":
+        assert await store.redis.hdel(store.name("t", 3), ":1")
+    else:
+        assert await store.redis.hset(store.name("t", 3), ":more", "v")
+
+
+@pytest.mark.parametrize(("change", "found"), [("lost", 2), ("added", 4)])
+def test_no_fence_is_taken_where_the_number_of_states_is_wrong(
+    on: On[None], change: str, found: int
+) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        await save(store, fence, 0, 10, payload(3))
+        await lose_or_add(store, change)
+        before = await everything(store)
+        for begin in (None, 0):
+            reply = await store.acquire("t", 3, "you", "bundle", begin)
+            assert reply == Refused("states", "3", str(found))
+        assert await everything(store) == before
+
+    on(use)
+
+
+@pytest.mark.parametrize(("change", "found"), [("lost", 2), ("added", 4)])
+def test_nothing_is_saved_where_the_number_of_states_is_wrong(
+    on: On[None], change: str, found: int
+) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        await save(store, fence, 0, 10, payload(3))
+        await lose_or_add(store, change)
+        before = await everything(store)
+        # Not even a save that would make the number right again.
+        for states in (payload(2, tag=b"x"), payload(3), Payload((b"more",), (), ())):
+            held, _ = await store.save("t", 3, fence, SavePlan(10, 20, LAST), states)
+            assert held == Held(10, 1, "me", "bundle", 3, found)
+        assert await everything(store) == before
+        assert await store.hold("t", 3) == Held(10, 1, "me", "bundle", 3, found)
+
+    on(use)
+
+
+# -- begin anew ------------------------------------------------------------------------------------
+
+ANEW = Fence(0, "you", "new")
+
+
+async def refused_for_its_bundle(store: Store, states: int = 3) -> Refused:
+    """Save under one bundle and try to acquire with another."""
+    fence = await acquired(store, 4)
+    await store.save("t", 3, fence, SavePlan(4, 10, LAST, 77), payload(states))
+    reply = await store.acquire("t", 3, "you", "new", None)
+    assert reply == Refused("bundle", "new", "bundle", watermark=10, base=4)
+    return reply
+
+
+def test_states_of_another_bundle_make_room_and_nothing_is_emitted_again(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        refused = await refused_for_its_bundle(store)
+        extra: dict[Any, Any] = {"#C": 12, "#R": 3, "#G": "5-7"}
+        await store.redis.hset(store.name("t", 3), mapping=extra)
+        store._exactly_once = "1"
+        reply = await store.begin_anew("t", 3, ANEW, refused, 4)
+        assert reply == Acquired(Fence(2, "you", "new"), 4, None, floor=10, committed=12, resets=3)
+        assert await store.meta("t", 3) == NEW | {
+            "#W": "4", "#B": "4", "#E": "2", "#O": "you", "#M": "new", "#F": "10", "#C": "12",
+            "#R": "3", "keys": "0",
+        }  # fmt: skip
+
+    on(use)
+
+
+def test_former_owner_stops_once_the_states_began_anew(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        refused = await refused_for_its_bundle(store)
+        await store.begin_anew("t", 3, ANEW, refused, 10)
+        old = Fence(1, "me", "bundle")
+        held, _ = await store.save("t", 3, old, SavePlan(10, 20, LAST), payload(1))
+        assert held == Held(10, 2, "you", "new")
+
+    on(use)
+
+
+def test_emit_floor_never_falls(on: On[None]) -> None:
+    # b1 at 10; b2 rebuilds from 4 and is at 6 when b3 joins: 6 to 9 must not be emitted again.
+    async def use(store: Store) -> None:
+        await store.begin_anew("t", 3, ANEW, await refused_for_its_bundle(store), 4)
+        await store.save("t", 3, Fence(2, "you", "new"), SavePlan(4, 6, LAST), payload(1))
+        refused = await store.acquire("t", 3, "him", "newer", None)
+        assert isinstance(refused, Refused)
+        reply = await store.begin_anew("t", 3, Fence(0, "him", "newer"), refused, 4)
+        assert isinstance(reply, Acquired)
+        assert reply.floor == 10
+
+    on(use)
+
+
+@pytest.mark.parametrize("at", [10**14, 2**53 - 1])
+def test_large_offsets_stay_exact(on: On[None], at: int) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store, at - 5)
+        held = await save(store, fence, at - 5, at, payload(1))
+        assert held.watermark == at
+        refused = await store.acquire("t", 3, "you", "new", None)
+        assert isinstance(refused, Refused)
+        reply = await store.begin_anew("t", 3, ANEW, refused, at)
+        assert isinstance(reply, Acquired)
+        assert (reply.watermark, reply.floor) == (at, at)
+
+    on(use)
+
+
+def test_states_that_moved_since_they_were_refused_are_left_alone(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        refused = await refused_for_its_bundle(store)
+        await save(store, Fence(1, "me", "bundle"), 10, 11, payload(1))
+        before = await everything(store)
+        reply = await store.begin_anew("t", 3, ANEW, refused, 4)
+        assert reply == Refused("bundle", "new", "bundle", watermark=11)
+        assert await everything(store) == before
+
+    on(use)
+
+
+def test_states_that_another_worker_began_anew_meanwhile_are_left_alone(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        refused = await refused_for_its_bundle(store)
+        await store.begin_anew("t", 3, Fence(0, "first", "new"), refused, 4)
+        before = await everything(store)
+        reply = await store.begin_anew("t", 3, ANEW, refused, 4)
+        assert isinstance(reply, Refused)
+        assert (reply.what, reply.got) == ("bundle", "new")
+        assert await everything(store) == before
+
+    on(use)
+
+
+def test_states_that_vanished_meanwhile_are_not_begun_anew(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        refused = await refused_for_its_bundle(store)
+        await store.redis.delete(store.name("t", 3))
+        reply = await store.begin_anew("t", 3, ANEW, refused, 4)
+        assert reply == Refused("bundle", "new", "none")
+        assert await everything(store) == {}
+
+    on(use)
+
+
+# -- lost ranges -----------------------------------------------------------------------------------
+
+
+def test_lost_range_is_remembered_and_the_watermark_is_behind_it(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        await store.save("t", 3, fence, SavePlan(0, 10, LAST, 77), payload(3))
+        first = Acquired(fence, 10, LAST, 77)
+        after = await store.skip_lost("t", 3, first, 15)
+        assert after == Acquired(fence, 15, None, 77, lost=((10, 15),))
+        assert (await store.meta("t", 3))["keys"] == "3"
+        assert await save(store, fence, 15, 20, payload(1)) == Held(20, 1, "me", "bundle", 3, 3)
+        again = await store.skip_lost("t", 3, replace(first, watermark=20), 21)
+        assert isinstance(again, Acquired)
+        assert again.lost == ((10, 15), (20, 21))
+        assert again.lost_upto == 21
+        assert (await store.meta("t", 3))["#G"] == "10-15,20-21"
+
+    on(use)
+
+
+@pytest.mark.parametrize("moved", ["owner", "watermark", "gone"])
+def test_lost_range_is_skipped_by_the_owner_only_and_only_from_where_it_was(
+    on: On[None], moved: str
+) -> None:
+    async def use(store: Store) -> None:
+        first = Acquired(await acquired(store), 0, None)
+        if moved == "owner":
+            await acquired(store, nonce="you")
+        elif moved == "watermark":
+            await save(store, first.fence, 0, 5, payload(1))
+        else:
+            await store.redis.delete(store.name("t", 3))
+        before = await everything(store)
+        with pytest.raises(NotOwner, match="expected owner 1/me, got"):
+            await store.skip_lost("t", 3, first, 15)
+        assert await everything(store) == before
+
+    on(use)
+
+
+# -- exactly-once outputs --------------------------------------------------------------------------
+
+
+def test_group_offset_is_noted_with_each_save_of_exactly_once_outputs_only(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        await save(store, fence, 0, 10, payload(1))
+        assert (await store.meta("t", 3))["#C"] == ""
+        store._exactly_once = "1"
+        await save(store, fence, 10, 20, payload(1))
+        reply = await store.acquire("t", 3, "me", "bundle", None)
+        assert isinstance(reply, Acquired)
+        assert reply.committed == 20
+        # Outputs that went out at least once since: what a transaction had set says nothing now.
+        store._exactly_once = "0"
+        reply = await store.acquire("t", 3, "me", "bundle", None)
+        assert isinstance(reply, Acquired)
+        assert reply.committed is None
+
+    on(use)
+
+
+# -- expiry ----------------------------------------------------------------------------------------
+
+
+def touched(key: bytes, at_ms: int) -> bytes:
+    """Return as much of a stored state as the scan looks at."""
+    return b"\x02".ljust(TOUCHED_AT, b".") + at_ms.to_bytes(8, "little", signed=True) + key
+
+
+async def collect(store: Store, fence: Fence, w: int, oldest_ms: int, fields: int) -> int:
+    """Save nothing but W again and again until the scan has seen the whole hash once."""
+    cursor = 0
+    while True:
+        payload = Payload((), (), (), Expired(oldest_ms, cursor, fields))
+        held, cursor = await store.save("t", 3, fence, SavePlan(w, w + 1, LAST), payload)
+        assert held.watermark == w + 1
+        assert held.keys == held.found
+        w += 1
+        if cursor == 0:
+            return w
+
+
+@pytest.mark.parametrize("count", [1, 100, 20_000])
+def test_expired_states_are_gone_after_enough_saves_and_live_ones_stay(
+    on: On[None], count: int
+) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        keys = [b"%d" % number for number in range(count)]
+        values = [touched(key, number % 7 - 3) for number, key in enumerate(keys)]
+        w = 0
+        for some in pieces(range(count), 5000):
+            states = Payload((), [keys[i] for i in some], [values[i] for i in some])
+            await save(store, fence, w, w + 1, states)
+            w += 1
+        w = await collect(store, fence, w, 0, 400)
+        left = {field[1:] for field in await everything(store) if field.startswith(b":")}
+        assert left == {key for number, key in enumerate(keys) if number % 7 - 3 >= 0}
+        assert (await store.meta("t", 3))["#K"] == str(len(left))
+        assert isinstance(await store.acquire("t", 3, "me", "bundle", None), Acquired)
+
+    on(use)
+
+
+def test_one_save_looks_at_no_more_than_its_share_of_a_large_hash(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        keys = [b"%d" % number for number in range(5000)]
+        await save(store, fence, 0, 1, Payload((), keys, [touched(key, 0) for key in keys]))
+        expired = Payload((), (), (), Expired(1, 0, 200))
+        held, cursor = await store.save("t", 3, fence, SavePlan(1, 2, LAST), expired)
+        assert 5000 - 600 < held.found < 5000
+        assert held.keys == held.found
+        assert cursor != 0
+
+    on(use)
+
+
+def test_exactly_the_states_older_than_the_limit_are_collected(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        times = {b"a": 99, b"b": 100, b"c": 101, b"d": -(2**50), b"e": 2**50}
+        states = Payload((), list(times), [touched(*item) for item in times.items()])
+        await save(store, fence, 0, 1, states)
+        await collect(store, fence, 1, 100, 10)
+        left = {field[1:] for field in await everything(store) if field.startswith(b":")}
+        assert left == {b"b", b"c", b"e"}
+
+    on(use)
+
+
+def test_save_writes_and_clears_and_collects_at_once(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        before = [b"old", b"live", b"cleared"]
+        await save(store, fence, 0, 1, Payload((), before, [touched(k, 5) for k in before]))
+        now = Payload(
+            (b"cleared",), (b"live", b"new", b"late"),
+            (touched(b"live", 50), touched(b"new", 50), touched(b"late", 5)), Expired(10, 0, 100),
+        )  # fmt: skip
+        # "late" was stepped early in what this save covers and is expired at its end.
+        assert (await save(store, fence, 1, 2, now)).found == 2
+        loaded = await store.load("t", 3, [b"old", b"cleared", b"late", b"live", b"new"])
+        assert [value is None for value in loaded.values] == [True, True, True, False, False]
+
+    on(use)
+
+
+def test_save_that_is_refused_collects_nothing(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        await save(store, fence, 0, 1, Payload((), (b"k",), (touched(b"k", 5),)))
+        late = Payload((), (), (), Expired(10, 0, 100))
+        held, cursor = await store.save("t", 3, fence, SavePlan(0, 1, LAST), late)
+        assert (held.watermark, held.found, cursor) == (1, 1, 0)  # a repeated save
+        held, _ = await store.save("t", 3, replace(fence, number=9), SavePlan(1, 2, LAST), late)
+        assert held.found == 1
+
+    on(use)
+
+
+def test_meta_fields_never_expire(on: On[None]) -> None:
+    async def use(store: Store) -> None:
+        fence = await acquired(store)
+        name = store.name("t", 3)
+        await store.redis.hset(name, "#M", touched(b"", 0))
+        fence = replace(fence, bundle=touched(b"", 0).decode())
+        await save(store, fence, 0, 1, Payload((), (), (), Expired(2**52, 0, 100)))
+        assert len(await everything(store)) == len(META)
+
+    on(use)
+
+
+# -- a full Redis ----------------------------------------------------------------------------------
+
+
+def test_save_that_a_full_redis_refuses_changes_nothing_and_succeeds_when_there_is_room(
+    own_valkey: Valkey,
+) -> None:
+    async def main() -> None:
+        store = Store.connect(own_valkey.url, 5.0, "g")
+        fence = await acquired(store)
+        await save(store, fence, 0, 10, payload(3000, 100))
+        before = await everything(store)
+        await store.redis.config_set("maxmemory", "1mb")
+        full = [
+            replace(payload(3000, 200), cleared=[b"0"]),
+            payload(2, tag=b"x"),
+            Payload((), (), ()),
+            Payload((), (), (), Expired(2**52, 0, 10)),
+        ]
+        for states in full:
+            with pytest.raises(ResponseError, match=r"OOM|out of memory|maxmemory"):
+                await store.save("t", 3, fence, SavePlan(10, 20, LAST), states)
+            assert await everything(store) == before
+        with pytest.raises(ResponseError, match=r"OOM|out of memory|maxmemory"):
+            await store.acquire("t", 3, "you", "bundle", None)
+        assert await everything(store) == before
+        await store.redis.config_set("maxmemory", "0")
+        held = await save(store, fence, 10, 20, full[0])
+        assert held == Held(20, 1, "me", "bundle", 2999, 2999)
+        await store.close()
+
+    asyncio.run(main())
 
 
 # -- the rest --------------------------------------------------------------------------------------

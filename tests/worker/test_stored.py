@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from naive_worker import LogRecord, serve
 from tiny_bundle import make_tiny_bundle
-from verify_case import KEYS, NAME, PARTITION, Case, make_case, only
+from verify_case import KEYS, PARTITION, Case, make_case, only
 
 from keyfold.worker.errors import Crash
 from keyfold.worker.findings import Fault
-from keyfold.worker.stored import Stored, check_bundle
+from keyfold.worker.stored import check_bundle
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def spoil(at: int, by: int = 1) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (spoil(0), "version 1"),
-        (spoil(1), "version 1, checksum"),
-        (spoil(40), "version 1, checksum"),
-        (lambda value: value[:-1], "61 bytes"),
-        (lambda value: value + b"\0", "61 bytes"),
+        (spoil(0), "version 2"),
+        (spoil(1), "version 2, checksum"),
+        (spoil(40), "version 2, checksum"),
+        (lambda value: value[:-1], "70 bytes"),
+        (lambda value: value + b"\0", "70 bytes"),
     ],
 )
 def test_a_damaged_state_is_found(
@@ -78,7 +78,7 @@ def test_a_state_with_another_number_is_found(case: Case) -> None:
 
 
 def test_a_missing_state_is_found(case: Case) -> None:
-    del case.served.states[b"k1"]
+    case.drop(b"k1")
     where, expected, got = only(case.verify(), Fault.MISSING_STATE)
     assert where.startswith("key 'k1'")
     assert (expected, got) == ("a state of 10 steps, last offset 47", "none")
@@ -86,6 +86,7 @@ def test_a_missing_state_is_found(case: Case) -> None:
 
 def test_the_state_of_a_key_never_seen_is_found(case: Case) -> None:
     case.served.states[b"nobody"] = case.served.states[b"k1"]
+    case.count()
     assert only(case.verify(), Fault.EXTRA_STATE)[0].startswith("key 'nobody'")
 
 
@@ -97,14 +98,15 @@ def test_another_record_at_the_watermark_is_found(case: Case) -> None:
 
 def test_states_ahead_of_the_watermark_are_found(case: Case) -> None:
     case.served.meta["#W"] = "30"
-    case.served.meta["#L"] = serve(case.bundle, "in", PARTITION, case.log[:20]).meta["#L"]
+    behind = serve(case.bundle, "in", PARTITION, case.log[:20]).meta
+    case.served.meta |= {name: behind[name] for name in ("#L", "#S")}
     only(case.verify(), Fault.WRONG_STATE, KEYS)
 
 
-@pytest.mark.parametrize(("field", "text"), [("#M", "0" * 16), ("#V", "2")])
+@pytest.mark.parametrize(("field", "text"), [("#M", "0" * 16), ("#V", "1")])
 def test_states_of_another_bundle_or_layout_cannot_be_verified(
     case: Case, field: str, text: str
 ) -> None:
     case.served.meta[field] = text
     with pytest.raises(Crash, match=f"{field}: expected .*, got {text}"):
-        check_bundle(Stored(NAME, case.served.meta, {}), case.bundle)
+        check_bundle(case.stored, case.bundle)

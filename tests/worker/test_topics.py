@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
+from keyfold.worker import topics as topics_module
 from keyfold.worker.config import Kafka
 from keyfold.worker.errors import SetUpError, TopicError
-from keyfold.worker.topics import check_topics, judge_topics
-from local.services import free_ports
+from keyfold.worker.topics import TopicIds, check_topics, judge_topics
+from local.service_fixtures import MakeTopic
+from local.services import KafkaService, free_ports
 
 
 def test_topics_that_fit_each_other_are_accepted() -> None:
@@ -33,3 +36,63 @@ def test_broker_that_does_not_answer_is_named_in_one_line() -> None:
     kafka = Kafka(address, "in", "out", session_timeout_s=0.5, request_timeout_s=1.0)
     with pytest.raises(SetUpError, match=f"kafka.brokers: no answer from {address}"):
         asyncio.run(check_topics(kafka))
+
+
+# -- topic ids -------------------------------------------------------------------------------------
+
+
+def ids_of(brokers: str, name: str) -> str:
+    """Ask a broker for a topic's id, once."""
+    return asyncio.run(TopicIds(Kafka(brokers, "in", "out")).of(name))
+
+
+def test_topic_deleted_and_created_anew_has_another_id(
+    real_kafka: KafkaService, make_topic: MakeTopic
+) -> None:
+    topic = make_topic()
+    first = ids_of(real_kafka.address, topic)
+    assert first
+    assert ids_of(real_kafka.address, topic) == first
+    real_kafka.delete_topic(topic)
+    real_kafka.create_topic(topic, 1, None)
+    assert ids_of(real_kafka.address, topic) not in ("", first)
+
+
+class CountedIds(TopicIds):
+    """Topic ids by a broker that says what a test tells it."""
+
+    def __init__(self) -> None:
+        super().__init__(Kafka("127.0.0.1:1", "in", "out"))
+        self.asked = 0
+
+    def _ask(self, name: str) -> str:
+        self.asked += 1
+        return f"{name}-{self.asked}"
+
+
+def test_all_partitions_that_ask_in_the_same_moment_are_one_question_to_the_broker() -> None:
+    async def main() -> None:
+        ids = CountedIds()
+        assert [await ids.of("t") for _ in range(5)] == ["t-1"] * 5
+        assert await ids.of("u") == "u-2"
+
+    asyncio.run(main())
+
+
+def test_word_on_a_topic_s_id_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics_module, "IDS_FOR_S", 0.0)
+
+    async def main() -> None:
+        ids = CountedIds()
+        assert [await ids.of("t"), await ids.of("t")] == ["t-1", "t-2"]
+
+    asyncio.run(main())
+
+
+def test_broker_that_does_not_answer_is_no_broker_without_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # "" would mean that a topic created anew cannot be told: that must be the broker's own word.
+    monkeypatch.setattr(topics_module, "ASK_S", 0.2)
+    with pytest.raises(KafkaConnectionError, match="id of topic 't'"):
+        ids_of(f"127.0.0.1:{free_ports(1)[0]}", "t")

@@ -53,3 +53,41 @@ def test_an_offset_is_refused_where_redis_knows_it(
     flags = f"--brokers=127.0.0.1:1 --input=i --output=o --bundle={case.bundle.path}".split()
     assert command.main([*flags, "--from-offset=3"]) == 2
     assert "--no-state" in capsys.readouterr().err
+
+
+def report_of(case: Case) -> str:
+    printed = io.StringIO()
+    case.verify().show(Console(file=printed, width=200))
+    return printed.getvalue()
+
+
+def test_the_report_is_clean_without_reserve_only_if_everything_was_checked(case: Case) -> None:
+    assert "CLEAN: every prediction and state is the offline fold\n" in report_of(case)
+    case.served.meta["#F"] = "15"
+    text = report_of(case)
+    assert "CLEAN: every prediction and state is the offline fold, where it can be; " in text
+    assert "not checked: 0 unverifiable, 5 below the emit floor, 0 before the first" in text
+    assert "5 outputs are below the emit floor of a rebuild: not checked" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "expected"),
+    [
+        ("", [], False),
+        ('outputs = "exactly-once"', [], True),
+        ('outputs = "exactly-once"', ["--no-exactly-once"], False),
+        ("", ["--exactly-once"], True),
+    ],
+)
+def test_exactly_once_is_what_the_worker_s_settings_say(
+    tmp_path: Path, settings: str, flags: list[str], expected: bool
+) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(
+        '[kafka]\nbrokers = "h:1"\ninput = "i"\noutput = "o"\ngroup = "g"\n'
+        f'[worker]\nbundle = "b"\n{settings}\n',
+        encoding="utf-8",
+    )
+    arguments = command._parser().parse_args([str(file), *flags, "--require-from=7"])
+    target = command._target(arguments)
+    assert (target.exactly_once, target.require_from) == (expected, 7)

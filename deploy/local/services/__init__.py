@@ -15,8 +15,13 @@ from .kafka import (
     apache_or_embedded,
     wanted_version,
 )
+from .kafka_admin import KafkaBrokers
+from .kafka_cluster import ClusterBroker, KafkaCluster
+from .proxy import Proxy
 from .service import Service
 from .valkey import Valkey
+from .valkey_cluster import ValkeyCluster
+from .valkey_replicated import ValkeyReplicated
 
 __all__ = [
     "DEFAULT_VERSION",
@@ -24,11 +29,17 @@ __all__ = [
     "FAST_START",
     "ApacheKafka",
     "Child",
+    "ClusterBroker",
     "EmbeddedKafka",
+    "KafkaBrokers",
+    "KafkaCluster",
     "KafkaService",
+    "Proxy",
     "Service",
     "ServiceError",
     "Valkey",
+    "ValkeyCluster",
+    "ValkeyReplicated",
     "accepts_connections",
     "apache_or_embedded",
     "fetch_jars",

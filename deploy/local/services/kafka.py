@@ -10,25 +10,22 @@ import base64
 import os
 import shutil
 import subprocess
-import time
 import uuid
-from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from .child import LOOPBACK, ServiceError
 from .jars import DEFAULT_VERSION, class_archive, fetch_jars, find_java, missing_for_kafka
-from .service import PROBE_INTERVAL_S, Service
+from .kafka_admin import KafkaBrokers
+from .proxy import Proxy
+from .service import Service
 
-ADMIN_TIMEOUT_S = 30.0
 FAST_START = ("-XX:TieredStopAtLevel=1",)  # no optimising compiler: -1 s start, less throughput
 EMBEDDED = "embedded"  # as a version: do not even try a real broker
 
@@ -41,24 +38,13 @@ def new_cluster_id() -> str:
             return text
 
 
-class KafkaService(Service):
-    """What both brokers offer to tests, demo and benchmarks."""
-
-    real: ClassVar[bool]
+class KafkaService(Service, KafkaBrokers):
+    """One broker, real or embedded."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Prepare a broker with a cluster id of its own."""
         super().__init__(folder)
         self.cluster_id = new_cluster_id()
-
-    @property
-    @abstractmethod
-    def description(self) -> str:
-        """Return the broker's name and version for reports."""
-
-    def admin(self) -> AdminClient:
-        """Return a new admin client."""
-        return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
 
     def answers(self) -> bool:
         """Tell whether the broker on the port is this one and serves metadata with itself in it."""
@@ -67,35 +53,6 @@ class KafkaService(Service):
             # str: confluent-kafka 2.16 annotates the attribute as None.
             return str(metadata.cluster_id) == self.cluster_id and bool(metadata.brokers)
         return False
-
-    def create_topic(
-        self, topic: str, partitions: int = 1, config: Mapping[str, str] | None = None
-    ) -> None:
-        """Create a topic and return once every partition has a leader.
-
-        Raises: ServiceError when the broker refuses, an existing topic included.
-        """
-        admin = self.admin()
-        wanted = NewTopic(topic, partitions, replication_factor=1, config=dict(config or {}))
-        try:
-            admin.create_topics([wanted])[topic].result(ADMIN_TIMEOUT_S)
-        except KafkaException as error:
-            raise ServiceError(f"{self.name} did not create topic {topic!r}: {error}") from error
-        deadline = time.monotonic() + ADMIN_TIMEOUT_S
-        while time.monotonic() < deadline:
-            known = admin.list_topics(topic, timeout=ADMIN_TIMEOUT_S).topics[topic].partitions
-            if len(known) == partitions and all(p.leader >= 0 for p in known.values()):
-                return
-            time.sleep(PROBE_INTERVAL_S)
-        raise ServiceError(f"topic {topic!r} has no leaders after {ADMIN_TIMEOUT_S:g} s")
-
-    def delete_topic(self, topic: str) -> None:
-        """Delete a topic. Raises: ServiceError when the broker refuses."""
-        try:
-            admin = self.admin()  # must outlive the request
-            admin.delete_topics([topic])[topic].result(ADMIN_TIMEOUT_S)
-        except KafkaException as error:
-            raise ServiceError(f"{self.name} did not delete topic {topic!r}: {error}") from error
 
 
 class EmbeddedKafka(KafkaService):
@@ -143,6 +100,8 @@ class Node:
     id: int  # node id, 1 and up
     port: int  # for clients and other brokers
     controller_port: int  # for the quorum
+    proxied_port: int = 0  # of a second listener for clients behind a proxy; 0: there is none
+    proxy_port: int = 0  # the proxy's, which that listener advertises
 
 
 def server_properties(node: Node, nodes: list[Node], data: Path) -> dict[str, str]:
@@ -150,14 +109,22 @@ def server_properties(node: Node, nodes: list[Node], data: Path) -> dict[str, st
     client, controller = f"{LOOPBACK}:{node.port}", f"{LOOPBACK}:{node.controller_port}"
     voters = ",".join(f"{n.id}@{LOOPBACK}:{n.controller_port}" for n in nodes)
     copies = str(min(3, len(nodes)))
+    listeners, advertised = f"PLAINTEXT://{client}", f"PLAINTEXT://{client}"
+    protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+    if node.proxied_port:
+        # A client that bootstraps from the proxy is told the proxy's address and stays behind it.
+        listeners += f",PROXIED://{LOOPBACK}:{node.proxied_port}"
+        advertised += f",PROXIED://{LOOPBACK}:{node.proxy_port}"
+        protocols += ",PROXIED:PLAINTEXT"
     return {
         "process.roles": "broker,controller",
         "node.id": str(node.id),
         "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{client},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{client}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": f"{listeners},CONTROLLER://{controller}",
+        "advertised.listeners": advertised,
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": protocols,
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",
         "offsets.topic.replication.factor": copies,
@@ -179,7 +146,7 @@ class ApacheKafka(KafkaService):
 
     name: ClassVar[str] = "kafka"
     real: ClassVar[bool] = True
-    ports_needed: ClassVar[int] = 2
+    ports_needed: ClassVar[int] = 3  # clients, quorum, clients behind the proxy
     start_timeout_s: ClassVar[float] = 90.0  # a cold page cache and a busy CI machine
 
     def __init__(
@@ -189,33 +156,70 @@ class ApacheKafka(KafkaService):
         folder: Path | None = None,
         settings: Mapping[str, str] | None = None,
         jvm: tuple[str, ...] = FAST_START,
+        proxied: bool = False,
     ) -> None:
         """Prepare a broker of `version` (default: KEYFOLD_KAFKA_VERSION, then DEFAULT_VERSION).
 
         `settings` are added to server.properties or replace entries; benchmarks pass `jvm=()`.
+        `proxied` adds a listener behind `self.proxy`: see `proxied_address`.
         """
         super().__init__(folder)
         wanted = version or wanted_version()
         self.version = DEFAULT_VERSION if wanted == EMBEDDED else wanted
         self.settings = dict(settings or {})
         self.jvm = jvm
+        self.proxy = Proxy() if proxied else None
 
     @property
     def description(self) -> str:
         """Return the broker's name and version for reports."""
         return f"Apache Kafka {self.version} (KRaft)"
 
+    @property
+    def proxied_address(self) -> str:
+        """Return the bootstrap address of clients that are to stay behind `self.proxy`."""
+        if self.proxy is None:
+            raise ServiceError(f"{self.name} was not made with proxied=True")
+        return self.proxy.address
+
+    def start(self) -> Self:
+        """Start the proxy, if there is one, and the broker."""
+        if self.proxy is not None:
+            self.proxy.start()
+        return super().start()
+
+    def close(self) -> None:
+        """Kill the broker, remove its temporary folder and end the proxy."""
+        super().close()
+        if self.proxy is not None:
+            self.proxy.close()
+
     def command(self) -> list[str]:
         """Write server.properties, format the storage once, return the broker's command line."""
-        port, controller_port = self._ports
-        node = Node(1, port, controller_port)
-        data = self.folder / "data"
-        lines = {**server_properties(node, [node], data), **self.settings}
         config = self.folder / "server.properties"
+        lines = {**server_properties(self.node, self.nodes(), self.data), **self.settings}
         config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        if not (data / "meta.properties").exists():
-            self._format(config)
+        if not (self.data / "meta.properties").exists():
+            self.format(config)
         return [*self._java("-Xmx512m", *self.jvm), "kafka.Kafka", str(config)]
+
+    @property
+    def node(self) -> Node:
+        """Return its place in the cluster."""
+        port, controller_port, proxied_port = self._ports
+        if self.proxy is None:
+            return Node(1, port, controller_port)
+        self.proxy.point_at(f"{LOOPBACK}:{proxied_port}")
+        return Node(1, port, controller_port, proxied_port, self.proxy.port)
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes of its cluster."""
+        return [self.node]
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of its log."""
+        return self.folder / "data"
 
     def _java(self, *options: str) -> list[str]:
         libs = fetch_jars(self.version)
@@ -227,7 +231,8 @@ class ApacheKafka(KafkaService):
         log_level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         return [java, "-XX:+UseSerialGC", log_level, *shared, *options, "-cp", f"{libs}/*"]
 
-    def _format(self, config: Path) -> None:
+    def format(self, config: Path) -> None:
+        """Make the storage of a new broker."""
         tool = [*self._java(*FAST_START), "kafka.tools.StorageTool"]
         command = [*tool, "format", "-t", self.cluster_id, "-c", str(config)]
         done = subprocess.run(

@@ -22,7 +22,7 @@ from .child import LOOPBACK, Child, ServiceError, accepts_connections, free_port
 PORT_ATTEMPTS = 5
 PROBE_INTERVAL_S = 0.02
 
-_PORT_TAKEN = re.compile(r"address (already )?in use|BindException|os error 98", re.IGNORECASE)
+PORT_TAKEN = re.compile(r"address (already )?in use|BindException|os error 98", re.IGNORECASE)
 
 
 class Service(ABC):
@@ -111,7 +111,7 @@ class Service(ABC):
                 self._start_once()
             except ServiceError as error:
                 self._ports = []
-                if attempt == PORT_ATTEMPTS or not _PORT_TAKEN.search(str(error)):
+                if attempt == PORT_ATTEMPTS or not PORT_TAKEN.search(str(error)):
                     raise
             else:
                 break

@@ -1,0 +1,129 @@
+"""Answers what ACQUIRE and an audit ask, with Kafka and Redis, for one partition.
+
+Owns how each question of worker/phases.py becomes a call to the store, the log or the emitter; it
+decides nothing. A turn's questions are worker/saver.py's. Used by worker/owner.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from keyfold.worker import phases
+from keyfold.worker.partition import Partition
+from keyfold.worker.phases import Question, Questions
+from keyfold.worker.protocol import Fence, Phase, Topic
+from keyfold.worker.surroundings import Surroundings, retrying
+from keyfold.worker.topics import judge_topics
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """The I/O of one partition's ACQUIRE and audits."""
+
+    def __init__(self, partition: Partition, shared: Surroundings) -> None:
+        self._partition, self._shared = partition, shared
+        self.topic = Topic(0, "")  # as it was when the fence was taken
+        self.log_end = 0  # as it was then
+        self.seek_to = 0  # where the last ACQUIRE wants the position to be
+
+    async def give(self, questions: Questions, phase: Phase) -> None:
+        """Do what a phase asks for, one after the other, until it ends or is left."""
+        answer: object = None
+        while self._partition.phase is phase:
+            try:
+                question = questions.send(answer)
+            except StopIteration:
+                return
+            answer = await self._do(question)
+        questions.close()
+
+    async def _do(self, question: Question) -> Any:
+        """Answer one question of ACQUIRE or of an audit."""
+        partition, shared = self._partition, self._shared
+        topic, number = partition.topic, partition.number
+        match question:
+            case phases.AskLog():
+                return await self._ask_log()
+            case phases.AskTopic():
+                return await self._ask_topic()
+            case phases.CheckTopic():
+                self.topic = question.topic
+                return await shared.store.check_topic(topic, question.topic)
+            case phases.AskHeld():
+                return await retrying(
+                    f"{partition}: audit",
+                    lambda: shared.store.hold(topic, number),
+                    lambda: partition.phase is Phase.RUN,
+                )
+            case phases.AskGroupOffset():
+                if partition.rules.exactly_once:
+                    return await shared.emitter.group_offset(number)
+                return await shared.log.group_offset(topic, number)
+            case phases.SetGroupOffset():
+                return await shared.log.set_group_offset(topic, number, question.at)
+            case phases.OpenOutputs():
+                return await shared.emitter.open(number)
+            case phases.Seek():
+                log.info(
+                    "%s: acquired at watermark %d, emitting from %d, log ends at %d",
+                    partition, partition.saved, partition.emit_from, self.log_end,
+                )  # fmt: skip
+                self.seek_to = question.offset  # the owner hands it to the intake
+                return None
+        return await self._ask_redis(question)
+
+    async def _ask_redis(self, question: Question) -> Any:
+        """Answer a question about the fence."""
+        partition, store, settings = self._partition, self._shared.store, self._shared.settings
+        topic, number = partition.topic, partition.number
+        match question:
+            case phases.TakeFence():
+                return await store.acquire(
+                    topic, number, settings.nonce, settings.bundle, question.begin
+                )
+            case phases.BeginAnew():
+                refused = question.refused
+                log.warning(
+                    "%s: the state belongs to bundle %s: begins anew with bundle %s at offset %d, "
+                    "without emitting below %d (worker.on_bundle_change)",
+                    partition, refused.got, settings.bundle, question.begin, question.floor,
+                )  # fmt: skip
+                fence = Fence(0, settings.nonce, settings.bundle)
+                return await store.begin_anew(topic, number, fence, refused, question.begin)
+            case phases.SkipLost():
+                log.error(
+                    "%s: events %d to %d are lost to retention: going on behind them, predictions "
+                    "of the keys concerned are marked (worker.on_lost_range)",
+                    partition, question.acquired.watermark, question.upto - 1,
+                )  # fmt: skip
+                self._shared.metrics.lost += question.upto - question.acquired.watermark
+                return await store.skip_lost(topic, number, question.acquired, question.upto)
+        raise RuntimeError(
+            f"{partition}: expected a question of ACQUIRE or an audit, got {question}"
+        )
+
+    async def _ask_log(self) -> phases.LogBounds:
+        log = self._shared.log
+        start, end = await log.bounds(self._partition.topic, self._partition.number)
+        self.log_end = end
+        begin = {"earliest": start, "latest": end}.get(self._shared.settings.start)
+        return phases.LogBounds(start, end, begin)
+
+    async def _ask_topic(self) -> Topic | None:
+        """Return what Kafka says of the input; in ACQUIRE only with fitting outputs.
+
+        Raises TopicError and, in ACQUIRE, KafkaError.
+        """
+        settings, name, log = self._shared.settings, self._partition.topic, self._shared.log
+        if self._partition.phase is Phase.ACQUIRE:
+            names = (name, settings.output, settings.dead_letter)
+            judge_topics(await log.partition_counts(names), *names)
+            return await log.identify(name)
+        try:
+            return await log.identify(name)
+        except (KafkaError, OSError):
+            return None  # a broker away for a moment stops nobody; the next look will tell

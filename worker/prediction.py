@@ -1,0 +1,148 @@
+"""Reads one prediction's JSON and compares it with the offline one.
+
+Owns the oracle's own reading of a prediction, without the encoder that wrote it: members, key, id,
+output, tolerance. It judges one prediction by itself; what several of them make (lost, duplicate,
+out of order) is in worker/compare.py, which calls it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from keyfold.export.bundle import Bundle
+from keyfold.worker.findings import Findings
+from keyfold.worker.lost import Gap
+from keyfold.worker.refold import Expected
+
+MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle", "gap"}
+Difference = tuple[str, str]  # expected, got
+Members = Mapping[str, Any]
+
+
+class Reading:
+    """Judges predictions of one bundle."""
+
+    def __init__(self, bundle: Bundle, findings: Findings) -> None:
+        self._bundle_id = bundle.id  # not for nothing: each call hashes the manifest
+        self._findings = findings
+        self._tolerance = bundle.manifest.tolerance * bundle.golden.scale()
+        self._names = bundle.manifest.outputs.names
+        self._classifies = bundle.manifest.outputs.kind == "classification"
+
+    def difference(self, expected: Expected, about: str, members: Members) -> Difference | None:
+        """Return the first difference between a prediction and the offline one."""
+        exact = [("about", about), ("time", expected.time_ms), ("bundle", self._bundle_id)]
+        steps: Any = members.get("steps")
+        if expected.known:
+            exact.append(("steps", expected.steps))
+        elif type(steps) is not int or steps < 1:
+            return "steps of 1 or more", f"steps {steps!r}"
+        exact.append(("cold", steps == 1))
+        for name, wanted in exact:
+            got = members.get(name)
+            if type(got) is not type(wanted) or got != wanted:
+                return f"{name} {wanted!r}", f"{name} {got!r}"
+        unknown = members.keys() - MEMBERS
+        if unknown:
+            return "no further members", ", ".join(sorted(unknown))
+        wrong_gap = _gap_difference(expected.gap, members)
+        if wrong_gap is not None or expected.known:
+            return wrong_gap or self._output_difference(expected.output, members.get("output"))
+        return None if self.numbers(members) else self._form()
+
+    def repeats(self, first: Members, members: Members) -> bool:
+        """Say whether a prediction says the same as the first one with its id did."""
+        before, now = self.numbers(first), self.numbers(members)
+        return (
+            before is not None
+            and now is not None
+            and first["steps"] == members["steps"]
+            and all(abs(a - b) <= self._tolerance for a, b in zip(before, now, strict=True))
+        )
+
+    def numbers(self, members: Members) -> list[float] | None:
+        """Return an output's O numbers, or None when it has another form."""
+        output = members.get("output")
+        if not isinstance(output, dict):
+            return None
+        if self._classifies:
+            numbers = output.get("probabilities")
+            if output.keys() != {"label", "probabilities"} or output["label"] not in self._names:
+                return None
+        else:
+            if output.keys() != set(self._names):
+                return None
+            numbers = [output[name] for name in self._names]
+        if not isinstance(numbers, list) or len(numbers) != len(self._names):
+            return None
+        if not all(type(number) in (int, float) for number in numbers):
+            return None
+        # The text is the shortest that reads back as the same float32.
+        return array("f", numbers).tolist()
+
+    def _output_difference(self, wanted: Sequence[float], output: Any) -> Difference | None:
+        numbers = self.numbers({"output": output})
+        if numbers is None:
+            return self._form()
+        for name, want, got in zip(self._names, wanted, numbers, strict=True):
+            gap = abs(got - want)
+            self._findings.max_abs_difference = max(self._findings.max_abs_difference, gap)
+            if not gap <= self._tolerance:
+                return f"{name} {want!r} within {self._tolerance:.2g}", repr(got)
+        if self._classifies:
+            best = self._names[numbers.index(max(numbers))]
+            # Of equal probabilities any may give the label.
+            if numbers[self._names.index(output["label"])] != max(numbers):
+                return f"label {best!r}", f"label {output['label']!r}"
+        return None
+
+    def _form(self) -> Difference:
+        return f"an output of {', '.join(self._names)}", "another form"
+
+
+def _gap_difference(expected: Gap, members: Members) -> Difference | None:
+    """Compare the member "gap": true and the last one where lost events may be missing."""
+    if "gap" not in members:
+        return ("gap True", "no gap") if expected is Gap.ALWAYS else None
+    if expected is Gap.NEVER:
+        return "no gap: no event before it is lost", f"gap {members['gap']!r}"
+    if members["gap"] is not True:
+        return "gap True", f"gap {members['gap']!r}"
+    last = list(members)[-1]
+    return None if last == "gap" else ("gap as the last member", f"{last} behind it")
+
+
+def parse(value: bytes | None) -> dict[str, Any] | None:
+    """Return a prediction's members; None: it is no JSON object."""
+    try:
+        members = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None
+    return members if isinstance(members, dict) else None
+
+
+def split_id(text: Any) -> tuple[str, int, int, int]:
+    """Return an id's topic, partition, offset and index; ("", -1, -1, -1): it is none."""
+    try:
+        topic, partition, offset, index = text.split(":")
+        return topic, int(partition), int(offset), int(index)
+    except (AttributeError, ValueError):
+        return "", -1, -1, -1
+
+
+def key_member(key: bytes) -> tuple[str, str]:
+    """Return the name and text of the JSON member that shows a key."""
+    try:
+        return "key", key.decode()
+    except UnicodeDecodeError:
+        return "key_b64", b64encode(key).decode()
+
+
+def show_key(key: bytes | None) -> str:
+    """Return a key as a person can read it."""
+    return "null" if key is None else repr(key)[1:]

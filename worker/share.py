@@ -1,0 +1,58 @@
+"""One partition's part of a micro-batch, and how a micro-batch is put together from several.
+
+Owns what is taken from whom. Knows owners and their waiting records, nothing of what becomes of
+them. Called by worker/pipeline.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyfold.worker.owner import Owner
+from keyfold.worker.protocol import Fence, Phase, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One partition's part of a micro-batch."""
+
+    owner: Owner  # whose records they are
+    fence: Fence | None  # under which they were taken; under another one they are void
+    records: Sequence[Record]  # in offset order
+    keys: Sequence[bytes | None]  # of the records
+    first: int  # number of its first row in the micro-batch
+
+    @property
+    def valid(self) -> bool:
+        """Whether the partition still runs under the same fence."""
+        partition = self.owner.partition
+        return partition.phase is Phase.RUN and partition.fence is self.fence
+
+    @property
+    def number(self) -> int:
+        """The partition's number."""
+        return self.owner.partition.number
+
+    @property
+    def rows(self) -> slice:
+        """Its rows in the micro-batch."""
+        return slice(self.first, self.first + len(self.records))
+
+
+def take(owners: Sequence[Owner], most: int) -> list[Share]:
+    """Take at most `most` waiting records (one per partition at least), fairly over partitions."""
+    ready = sorted(
+        ((min(owner.room(), len(owner.waiting)), owner) for owner in owners),
+        key=lambda item: item[0],
+    )
+    ready = [item for item in ready if item[0]]
+    shares: list[Share] = []
+    first = 0
+    for place, (available, owner) in enumerate(ready):
+        # What a partition with little to do leaves over goes to those with more.
+        records = owner.take(min(available, max((most - first) // (len(ready) - place), 1)))
+        keys = [record.key for record in records]
+        shares.append(Share(owner, owner.partition.fence, records, keys, first))
+        first += len(records)
+    return shares

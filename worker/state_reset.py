@@ -1,0 +1,101 @@
+"""keyfold-state reset: gives partitions' states up and begins anew.
+
+Owns where it begins and what becomes of the outputs; the replacing is worker/store_admin.py's.
+Called by worker/state.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+
+from keyfold.worker.config import Config
+from keyfold.worker.errors import Crash
+from keyfold.worker.kafka_log import Extent
+from keyfold.worker.state_consent import FOUND_PROBLEMS, OWNER_STOPS, asked, chosen, done
+from keyfold.worker.state_survey import Place, Survey, survey
+from keyfold.worker.store_admin import Admin, Emission, new_meta
+
+
+def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
+    """Drop partitions' states and begin anew at --to."""
+    found = survey(config, admin)
+    places = chosen(found, arguments)
+    check_whole_topic(found, places, "reset")
+    anew = config.worker.outputs == "at-least-once" or arguments.emit_again
+    begins = {place.number: _begin(arguments.to, place.extent) for place in places}
+    if not anew:
+        _check_outputs_known(places)
+    lines = _announced(found, places, begins, anew)
+    if not asked(lines, arguments.yes):
+        return FOUND_PROBLEMS
+    for place in places:
+        meta = new_meta(begins[place.number], found.bundle.id)
+        emission = Emission(floor=0, anew=anew, resets=place.resets)
+        admin.install(config.kafka.input, place.number, meta, emission)
+    if len(places) == len(found.places):
+        admin.forget_topic(config.kafka.input)
+    return done()
+
+
+def check_whole_topic(found: Survey, places: Sequence[Place], command: str) -> None:
+    """Refuse to do to one partition what the whole topic needs. Raises Crash."""
+    why = found.recounted or found.replaced
+    if why and len(places) < len(found.places):
+        raise Crash(f"{why}; this concerns every partition: keyfold-state {command} --all")
+
+
+def offset_at(option: str, text: str, extent: Extent) -> int:
+    """Return the offset that earliest, latest or a number names. Raises Crash."""
+    named = {"earliest": extent.start, "latest": extent.end}
+    try:
+        offset = named[text] if text in named else int(text)
+    except ValueError:
+        raise Crash(f"{option}: expected earliest, latest or an offset, got {text!r}") from None
+    if not extent.start <= offset <= extent.end:
+        raise Crash(
+            f"{option}: expected an offset from {extent.start} to {extent.end}, got {offset}"
+        )
+    return offset
+
+
+def _begin(to: str, extent: Extent) -> int:
+    return offset_at("--to", to, extent)
+
+
+def _check_outputs_known(places: Sequence[Place]) -> None:
+    for place in places:
+        if place.meta("#C") and place.out_upto is None:
+            raise Crash(
+                f"partition {place.number}: exactly-once outputs: the group offset is gone or not "
+                f"the worker's own (expected at least {place.meta('#C')}), so nobody knows which "
+                "predictions are out; --emit-again emits them (again)"
+            )
+
+
+def _announced(
+    found: Survey, places: Sequence[Place], begins: Mapping[int, int], anew: bool
+) -> Iterator[str]:
+    for place in places:
+        states = 0 if place.held is None else place.held.states
+        yield (
+            f"partition {place.number}: drops {states} key states (folded up to offset "
+            f"{place.meta('#W', '-')}), begins anew at offset {begins[place.number]} with bundle "
+            f"{found.bundle.id}"
+        )
+        upto = place.out_upto
+        if not anew and upto is not None and upto > begins[place.number]:
+            yield f"partition {place.number}: predictions up to offset {upto - 1} stay as they are"
+    if anew:
+        yield (
+            "Every key starts cold; predictions from there on are emitted again, under the same "
+            "ids."
+        )
+    else:
+        yield (
+            "Every key starts cold; with exactly-once outputs no prediction is emitted twice "
+            "(--emit-again does)."
+        )
+    if len(places) == len(found.places):
+        yield "The topic's id and number of partitions are noted anew."
+    yield OWNER_STOPS

@@ -1,0 +1,245 @@
+"""What Kafka and Redis hold of a group's partitions, and what would make a worker HALT.
+
+Owns the look at both and the problems that show without a fold. It changes nothing and prints
+nothing. Called by worker/state_*.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from keyfold.export import bundle as contract
+from keyfold.export.bundle import Bundle
+from keyfold.worker.config import Config
+from keyfold.worker.errors import Crash
+from keyfold.worker.kafka_log import Extent, KafkaLog
+from keyfold.worker.protocol import Fingerprint, GroupOffset, Topic, outputs_metadata
+from keyfold.worker.store import LAYOUT
+from keyfold.worker.store_admin import META, Admin, Hash
+
+TIMEOUT_S = 10.0  # of one request to a broker, and of trying again
+TRY_AGAIN_S = 0.2
+# What a broker answers that does not know topic ids.
+NO_IDS = {KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE}
+# A group's coordinator that moves, or a transaction about to set the offset.
+UNSETTLED = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+}
+_COUNTED = "keyfold:r"  # metadata of group offsets set by transactions: this and #R
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of one partition."""
+
+    number: int  # of the partition
+    extent: Extent  # of its log
+    held: Hash | None  # what Redis has, None: nothing
+    committed: GroupOffset | None  # the group's offset, None: never set
+    fingerprint: str  # of the log's record at the one that #L names; "" when it cannot be told
+
+    def meta(self, field: str, default: str = "") -> str:
+        """Return a meta field, or the default where it is missing."""
+        return default if self.held is None else self.held.meta.get(field, default)
+
+    @property
+    def watermark(self) -> int | None:
+        """Return W, None where there is no state."""
+        return None if self.held is None else self.held.watermark
+
+    @property
+    def resets(self) -> int:
+        """Return how often the outputs began anew, as far as anybody knows."""
+        said = "" if self.committed is None else self.committed.metadata
+        counted = said[len(_COUNTED) :] if said.startswith(_COUNTED) else ""
+        return max(int(text) for text in (self.meta("#R"), counted, "0") if text.isdigit())
+
+    @property
+    def out_upto(self) -> int | None:
+        """Exactly-once outputs: return C where it counts: below it all predictions are out."""
+        counts = self.committed is not None and (
+            self.committed.metadata == outputs_metadata(self.resets)
+        )
+        return self.committed.offset if counts and self.committed is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All partitions of a topic and a group, at about the same time."""
+
+    config: Config  # whose group it is
+    bundle: Bundle  # that is to be served
+    now: Topic  # as the broker describes it
+    then: Topic | None  # as the states were folded under, None: nothing was noted
+    places: Sequence[Place]  # by number
+
+    @property
+    def recounted(self) -> str:
+        """Say how the number of partitions changed, "" when it did not."""
+        if self.then is None or self.then.partitions == self.now.partitions:
+            return ""
+        return (
+            f"the states were folded under {self.then.partitions} partitions, "
+            f"the topic has {self.now.partitions}: keys moved between them"
+        )
+
+    @property
+    def replaced(self) -> str:
+        """Say how the topic's identity changed, "" when it did not or nobody can tell."""
+        before = "" if self.then is None else self.then.identity
+        if not before or self.now.identity in ("", before):
+            return ""
+        return f"the topic was created anew: expected topic id {before}, got {self.now.identity}"
+
+    def problems(self, place: Place) -> list[str]:
+        """Return what would make a worker HALT, as far as it shows without a fold."""
+        whole = [problem for problem in (self.recounted, self.replaced) if problem]
+        return whole + _problems(place, self.bundle.id)
+
+
+def survey(config: Config, admin: Admin) -> Survey:
+    """Look at every partition. Raises Crash, TopicError, BundleError, RedisError."""
+    bundle = contract.load(config.worker.bundle)
+    topic, brokers = config.kafka.input, config.kafka.brokers
+    with KafkaLog(brokers) as log:
+        count = log.partitions(topic)
+        offsets = group_offsets(brokers, topic, count, config.kafka.group)
+        places = []
+        for number in range(count):
+            extent, held = log.extent(topic, number), admin.look(topic, number)
+            found = "" if held is None else _found(log, topic, number, extent, held)
+            places.append(Place(number, extent, held, offsets[number], found))
+    now = Topic(count, topic_identity(brokers, topic))
+    return Survey(config, bundle, now, admin.topic(topic), places)
+
+
+def topic_identity(brokers: str, topic: str) -> str:
+    """Return Kafka's topic id, "" where the broker tells none. Raises Crash: no answer."""
+    admin = AdminClient({"bootstrap.servers": brokers, "log_level": 2})
+    try:
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT_S)
+        return str(described[topic].result().topic_id or "")
+    except KafkaException as error:
+        if error.args[0].code() in NO_IDS:
+            return ""
+        raise Crash(f"Kafka at {brokers}: id of topic {topic!r}: {error.args[0].str()}") from error
+
+
+def group_offsets(brokers: str, topic: str, count: int, group: str) -> list[GroupOffset | None]:
+    """Return a group's offset of each partition, None where it has none. Raises Crash."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": brokers,
+            "group.id": group,  # asked about, not joined: nothing is subscribed
+            "enable.auto.commit": False,
+            "log_level": 2,
+        }
+    )
+    try:
+        found = committed(consumer, [TopicPartition(topic, number) for number in range(count)])
+    except KafkaException as error:
+        raise Crash(
+            f"Kafka at {brokers}: offsets of group {group!r}: {error.args[0].str()}"
+        ) from error
+    finally:
+        consumer.close()
+    return [GroupOffset(at.offset, at.metadata or "") if at.offset >= 0 else None for at in found]
+
+
+def committed(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """Ask until the group's coordinator has settled: it moves when brokers come and go."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return consumer.committed(places, timeout=TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() not in UNSETTLED or time.monotonic() > deadline:
+                raise
+            time.sleep(TRY_AGAIN_S)
+
+
+@dataclass(slots=True)
+class _LogRecord:
+    """A record as protocol.Record has it."""
+
+    offset: int  # in its partition
+    timestamp: int  # the record's own, ms
+    key: bytes | None  # record key
+    value: bytes | None  # None: a tombstone
+
+
+def _found(log: KafkaLog, topic: str, number: int, extent: Extent, held: Hash) -> str:
+    """Return the fingerprint of the record where the last applied one was, "" if it is gone."""
+    last = _parsed(held)
+    if last is None or not extent.start <= last.offset < extent.end:
+        return ""
+    for message in log.read(topic, number, last.offset, last.offset + 1):
+        return str(Fingerprint.of(_as_record(message)))
+    return ""
+
+
+def _as_record(message: Message) -> _LogRecord:
+    key, value = message.key(), message.value()
+    return _LogRecord(
+        message.offset() or 0,
+        message.timestamp()[1],
+        key.encode() if isinstance(key, str) else key,
+        value.encode() if isinstance(value, str) else value,
+    )
+
+
+def _parsed(held: Hash) -> Fingerprint | None:
+    try:
+        return Fingerprint.parse(held.meta.get("#L", ""))
+    except (TypeError, ValueError):
+        return None
+
+
+def _problems(place: Place, bundle: str) -> list[str]:
+    held, extent = place.held, place.extent
+    if held is None:
+        return [] if place.committed is None else [
+            f"no state in Redis, yet the group has committed offset {place.committed.offset}"
+        ]  # fmt: skip
+    if held.meta.get("#V") != LAYOUT:
+        return [f"expected layout {LAYOUT}, got {held.meta.get('#V')}"]
+    found = []
+    missing = [field for field in META if field not in held.meta]
+    if missing or held.watermark is None:
+        found.append(f"expected every meta field, got none of {', '.join(missing or ['#W'])}")
+    if held.meta.get("#M") != bundle:
+        found.append(f"expected bundle {bundle}, got {held.meta.get('#M')}")
+    if held.meta.get("#K") != str(held.states):
+        found.append(f"expected {held.meta.get('#K')} key states, got {held.states}")
+    if held.watermark is not None:
+        found += _problems_with_log(held, held.watermark, extent, place.fingerprint)
+    return found
+
+
+def _problems_with_log(held: Hash, watermark: int, extent: Extent, found: str) -> list[str]:
+    if watermark < extent.start:
+        return [f"events {watermark} to {extent.start - 1} are lost to retention"]
+    if watermark > extent.end:
+        return [f"the log ends at {extent.end}, below the state (topic created anew?)"]
+    last = held.meta.get("#L", "")
+    if found and found != last:
+        return [
+            f"the record at offset {last.partition(':')[0]} is not the one last applied (topic "
+            f"created anew?): expected {last}, got {found}"
+        ]
+    return []
