@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from keyfold.worker import phases
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Question, Questions
-from keyfold.worker.protocol import Fence, Phase, Topic
+from keyfold.worker.protocol import Fence, Phase, Refused, Topic
 from keyfold.worker.surroundings import Surroundings, retrying
 from keyfold.worker.topics import judge_topics
 
@@ -51,8 +51,7 @@ class Answers:
             case phases.AskTopic():
                 return await self._ask_topic()
             case phases.CheckTopic():
-                self.topic = question.topic
-                return await shared.store.check_topic(topic, question.topic)
+                return await self._check_topic(question.topic)
             case phases.AskHeld():
                 return await retrying(
                     f"{partition}: audit",
@@ -112,6 +111,17 @@ class Answers:
         self.log_end = end
         begin = {"earliest": start, "latest": end}.get(self._shared.settings.start)
         return phases.LogBounds(start, end, begin)
+
+    async def _check_topic(self, found: Topic) -> Refused | None:
+        partition, store = self._partition, self._shared.store
+        if partition.phase is Phase.ACQUIRE:
+            self.topic = found
+            return await store.check_topic(partition.topic, found)
+        return await retrying(
+            f"{partition}: audit of the topic",
+            lambda: store.check_topic(partition.topic, found),
+            lambda: partition.phase is Phase.RUN,
+        )
 
     async def _ask_topic(self) -> Topic | None:
         """Return what Kafka says of the input; in ACQUIRE only with fitting outputs.

@@ -81,6 +81,9 @@ class App(faust.App):
         # Faust subscribes to topics it knows; no channel of this one ever delivers.
         self.topics.add(self.topic(self.input_topic))
 
+    def _create_directories(self) -> None:
+        """Leave no folder behind: Faust's are for tables, which live in memory here."""
+
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 

@@ -270,8 +270,9 @@ class Owner:
             log.warning("%s: %s", self, error)
             if self.partition.phase is Phase.RUN:
                 self.partition.acquire()
-            else:
+            elif self.partition.phase is Phase.DRAIN:
                 self.partition.release()
+            # Else RUN was left meanwhile (REWIND, HALT): that leads to a new ACQUIRE, too.
 
     async def _stay_halted(self) -> None:
         self.open = False

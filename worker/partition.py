@@ -31,6 +31,7 @@ from keyfold.worker.protocol import (
     SavePlan,
     Topic,
     outputs_metadata,
+    resets_of,
 )
 
 R = TypeVar("R", bound=Record)
@@ -151,16 +152,20 @@ class Partition:
         self._committed = 0
         if not self.rules.exactly_once:
             return True
-        if group_offset is not None and group_offset.metadata == outputs_metadata(self._resets):
+        said = None if group_offset is None else resets_of(group_offset.metadata)
+        if group_offset is not None and said == self._resets:
             if group_offset.offset > log_end:
                 # Of another log: up to there nothing would ever be emitted, without a word.
                 self.halt(self.halts.log_too_short(group_offset.offset))
                 return False
             self._committed = group_offset.offset
             self.emit_from = max(self.emit_from, group_offset.offset)
-        elif reply.committed is not None and reply.watermark < log_end:
-            # Not its own doing: transactions set C, and C is no longer there.
-            self.halt(self.halts.outputs_unknown(reply.watermark, reply.committed, log_end))
+            return True
+        forgot_reset = said is not None and said > self._resets  # Redis did, in a failover
+        if reply.watermark < log_end and (reply.committed is not None or forgot_reset):
+            # Not its own doing: transactions set C, and C is no longer there, or not of this era.
+            known = reply.watermark if reply.committed is None else reply.committed
+            self.halt(self.halts.outputs_unknown(reply.watermark, known, log_end))
             return False
         return True
 

@@ -146,6 +146,7 @@ def acquire(partition: Partition) -> Questions:
         # Before C and the log's end are read: until then the former owner may move both.
         yield OpenOutputs()
     log = cast(LogBounds, (yield AskLog()))
+    end = log.end
     reply = yield from _take_fence(partition, log)
     if isinstance(reply, Acquired) and partition.may_skip(reply, log.start):
         reply = cast("Acquired | Refused", (yield SkipLost(reply, log.start)))
@@ -154,9 +155,11 @@ def acquire(partition: Partition) -> Questions:
         return
     group_offset = None
     if rules.exactly_once:
-        # Last: only our own transactions move C by now, so later is only fresher.
+        # Last: only our own transactions move C by now, so later is only fresher. It is held
+        # against the log's end, which therefore must not be older.
         group_offset = cast("GroupOffset | None", (yield AskGroupOffset()))
-    offset = partition.acquired(reply, log.start, log.end, group_offset)
+        end = cast(LogBounds, (yield AskLog())).end
+    offset = partition.acquired(reply, log.start, end, group_offset)
     if offset is not None:
         yield Seek(offset)
 
@@ -217,3 +220,8 @@ def look_at_topic(partition: Partition, topic: Topic) -> Questions:
     now = cast("Topic | None", (yield AskTopic()))
     if now is not None and partition.phase is Phase.RUN:
         partition.judge_topic(topic, now)
+    if partition.phase is Phase.RUN:
+        # Redis may have lost what it was told of the topic, alone or with everything else.
+        refused = cast("Refused | None", (yield CheckTopic(topic)))
+        if refused is not None and partition.phase is Phase.RUN:
+            partition.acquire()

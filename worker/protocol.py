@@ -80,9 +80,18 @@ class GroupOffset:
     metadata: str  # INIT_METADATA before the first save; outputs_metadata() in a transaction
 
 
+_OUTPUTS = "keyfold:r"
+
+
 def outputs_metadata(resets: int) -> str:
     """Return the metadata of group offsets set by transactions since a partition's last reset."""
-    return f"keyfold:r{resets}"
+    return f"{_OUTPUTS}{resets}"
+
+
+def resets_of(metadata: str) -> int | None:
+    """Read outputs_metadata() back; None: no transaction set that group offset."""
+    number = metadata.removeprefix(_OUTPUTS)
+    return int(number) if metadata.startswith(_OUTPUTS) and number.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)

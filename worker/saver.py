@@ -145,11 +145,14 @@ class Saver:
         keys = [slots.keys[row] for row in rows.tolist()]
         values = self._shared.codec.pack(keys, states)
         expired = self._expired(plan, len(keys))
-        if states.steps.all() or self._partition.lost_upto:
+        none = states.steps == 0  # reset, or nothing but rejects, and not stepped since
+        if self._partition.lost_upto:
             # Behind a lost range a reset key keeps a state of no steps: without it nobody would
             # know after a restart that the key is truly cold, its lost events notwithstanding.
+            none &= states.offsets < 0
+        if not none.any():
             return Payload((), keys, values, expired)
-        cold = (states.steps == 0).tolist()  # reset and not stepped since
+        cold = none.tolist()
         kept = [i for i, reset in enumerate(cold) if not reset]
         return Payload(
             [key for key, reset in zip(keys, cold, strict=True) if reset],

@@ -97,7 +97,8 @@ def _trickle(serving: Serving, worker: Child, rate: int, seconds: float) -> list
     ]
     consumer.assign([TopicPartition(serving.output, p, end) for p, end in enumerate(ends)])
     consumer.poll(0.5)
-    total, sent, delays = int(rate * seconds), 0, []
+    total, sent = int(rate * seconds), 0
+    delays: list[float] = []
     begun = time.time()
     while len(delays) < total:
         if sent < total and time.time() >= begun + sent / rate:

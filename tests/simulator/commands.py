@@ -104,16 +104,20 @@ def adopt(world: World) -> bool:
         return False
     if held.lineage.log is not log:
         return False  # the operator knows that the new topic does not hold the same records
+    # C may tell of a reset that Redis has lost: it counts again.
+    held.resets = _resets_known(world, held)
     unknown = held.committed is not None and _out_upto(world, held) is None
     if unknown:
         world.era += 1
+        world.era_of[held.resets] = world.era
     held.number += 1
     held.nonce, held.bundle = "operator", world.bundle
     held.last = held.committed = None
     out = 0 if unknown or not world.exactly_once else _out_upto(world, held) or 0
-    held.lineage = world.continued(held, held.watermark, held.lineage.lost_upto, world.era, out)
+    era = world.era_of[held.resets] if world.exactly_once else held.lineage.era
+    held.lineage = world.continued(held, held.watermark, held.lineage.lost_upto, era, out)
     world.redis.topic = world.topic
-    world.redis.wrote()
+    world.redis.replicated()
     return True
 
 
@@ -184,11 +188,14 @@ def _take_over(world: World, new: Hash, old: Hash | None, floor: int, anew: bool
     ]
     new.number = max(new.number, old.number if old else 0) + 1
     new.nonce, new.floor = "operator", floor
-    if floor > new.lineage.floor or new.lineage.era != world.era:
-        new.lineage = world.continued(new, new.watermark, new.lineage.lost_upto, world.era)
+    if anew:
+        world.era_of[new.resets] = world.era
+    era = world.era_of[new.resets] if world.exactly_once else new.lineage.era
+    if floor > new.lineage.floor or new.lineage.era != era:
+        new.lineage = world.continued(new, new.watermark, new.lineage.lost_upto, era)
     world.beginning = (world.log, -1)  # whatever began before was given up
     new.resets, new.committed = resets, max(committed) if committed else None
     if anew:
         new.resets, new.committed = resets + 1, None
     world.redis.hash = new
-    world.redis.wrote()
+    world.redis.replicated()

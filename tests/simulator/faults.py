@@ -6,7 +6,7 @@ ones meet each other. Limits that the protocol has by design are kept here, each
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -67,10 +67,7 @@ def roll_back(world: World) -> None:
     choice = 1 + int(world.random() * max(len(redis.past) - 1, 0))
     if choice >= len(redis.past):
         return
-    before = redis.hash
     redis.roll_back(choice)
-    if before is not None and redis.hash is not None and redis.hash.resets < before.resets:
-        world.happened.add("reset rolled back")
     world.orphans.clear()  # they were on their way to the old master
     world.count["rollback"] += 1
     if redis.hash is None:
@@ -199,6 +196,7 @@ def replace_log(world: World, keep: int) -> bool:
         world.coordinator.group = None  # Kafka forgets the group offsets of a topic with it
     if not keep or not world.exactly_once:
         world.era += 1  # other events under the same ids
+        world.era_of = defaultdict(lambda era=world.era: era)  # type: ignore[misc]
     _shake(world, unsigned)
     return True
 

@@ -29,7 +29,7 @@ HALTS = {
     "the record at": ("another record", {"topic recreated", "log truncated"}),
     "exactly-once": (
         "outputs unknown",
-        {"group offset lost", "topic recreated", "reset rolled back"},
+        {"group offset lost", "topic recreated"},
     ),
 }
 COMMAND = re.compile(r"keyfold-state (reset|rebuild|adopt|restore)|(mark-and-continue)")

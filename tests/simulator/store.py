@@ -115,7 +115,7 @@ class SimRedis:
             return Refused("bundle", str(bundle), *got)
         floor = max(refused.watermark, held.floor)
         out = max(floor, held.lineage.floor)  # C may tell of more than #F
-        lineage = self.world.begun(begin, bundle, out)
+        lineage = self.world.begun(begin, bundle, out, held.lineage.era)
         self.hash = Hash(
             begin, begin, held.number, "", bundle, lineage, floor=floor, committed=held.committed,
             resets=held.resets,
@@ -234,6 +234,14 @@ class SimRedis:
     def wrote(self) -> None:
         """Remember this instant: a failover may come back to it."""
         self.past.append(None if self.hash is None else self.hash.copy())
+
+    def replicated(self) -> None:
+        """Wait until the replicas have it: an operator's command is not lost by a failover.
+
+        It would be the operator's loss: what was given up would be back, what was emitted again
+        would not count.
+        """
+        self.past = deque([None if self.hash is None else self.hash.copy()], maxlen=self.KEPT)
 
     def roll_back(self, choice: int) -> None:
         """Lose the last `choice` scripts."""

@@ -64,6 +64,7 @@ class World:
         self.happened: set[str] = set()  # faults that may lead to a HALT
         self.uids = 0
         self.era = 0  # grows when outputs begin anew
+        self.era_of: dict[int, int] = defaultdict(int)  # number of resets -> era
         self.blind = False  # the log was replaced, and nobody has noticed yet
         self._draw_profile()
         self.log = Log()
@@ -147,9 +148,10 @@ class World:
             for _ in range(int(self.random() * most)):
                 yield
 
-    def begun(self, begin: int, bundle: int, floor: int = 0) -> Lineage:
+    def begun(self, begin: int, bundle: int, floor: int = 0, era: int | None = None) -> Lineage:
         """Return the truth of states that begin anew."""
-        return Lineage(self.log, begin, bundle, self.reset_after, self.era, floor)
+        era = self.era if era is None else era
+        return Lineage(self.log, begin, bundle, self.reset_after, era, floor)
 
     def begun_where_nothing_is(self, begin: int, bundle: int) -> Lineage:
         """Return the truth of states that begin because Redis holds none."""

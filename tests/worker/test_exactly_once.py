@@ -66,11 +66,12 @@ def test_redis_rolled_back_is_healed_by_a_silent_replay(serving: Serving) -> Non
     serving.send(events[:3000])
     with serving.running(**EXACTLY_ONCE) as worker:
         serving.wait_saved([worker])
-        copies = {p: serving.redis.dump(serving.hash_name(p)) for p in range(serving.partitions)}
+        names = [serving.hash_name(partition) for partition in range(serving.partitions)]
+        copies = {name: serving.redis.dump(name) or b"" for name in names}
         serving.send(events[3000:])
         serving.wait_saved([worker])
-        for partition, copy in copies.items():
-            serving.redis.restore(serving.hash_name(partition), 0, copy, replace=True)
+        for name, copy in copies.items():
+            serving.redis.restore(name, 0, copy, replace=True)
         serving.wait_until(
             lambda: "Redis lost writes" in worker.log.read_text(), "the loss to be seen", [worker]
         )

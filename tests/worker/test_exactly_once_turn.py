@@ -246,6 +246,32 @@ def test_failed_transaction_acquires_again_and_nothing_is_out_or_saved_twice(
     run(main())
 
 
+def test_failed_transaction_of_a_partition_that_rewinds_meanwhile_does_not_lose_it(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    """Given up instead, it would be assigned here and served by nobody."""
+
+    async def main() -> None:
+        log.append(*events(0, 3))
+        async with running(model, log, valkey.url, 0, rules=ONCE) as worker:
+            await worker.until_saved(3)
+            copy = await worker.copy_of_redis()
+            log.append(*events(3, 6))
+            await worker.until_saved(6)
+            worker.emitter.gate.clear()
+            worker.transactions.fail = ["lost"]
+            log.append(*events(6, 8))
+            await worker.until(lambda: worker.emitter.sending == 1)
+            await worker.roll_back(copy)
+            log.append(event(8, b"a key that has to be loaded"))
+            await worker.until_phase(Phase.REWIND)
+            worker.emitter.gate.set()
+            await worker.until_saved(9)
+            await check(worker)
+
+    run(main())
+
+
 async def _fence(worker: Worker) -> int:
     return (await worker.store.hold(worker.log.topic, 0)).number
 

@@ -226,6 +226,18 @@ def test_reset_key_keeps_a_state_without_steps_behind_a_lost_range(
     run(main())
 
 
+def test_key_whose_events_were_all_rejects_leaves_nothing_behind_a_lost_range(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        await lose(model, log, valkey.url, event(10, b"new", 10, 0.0))
+        async with running(model, log, valkey.url, 0, nonce="second", rules=MARK) as worker:
+            await worker.until_saved(11)
+            assert (await worker.stored()).keys() == {b"k", b"z", b"y"}
+
+    run(main())
+
+
 def test_nothing_is_collected_behind_a_lost_range(
     model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:

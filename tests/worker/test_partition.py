@@ -198,6 +198,18 @@ def test_group_offset_that_transactions_had_set_and_that_is_gone_halts(
     assert "keyfold-state adopt worker.toml --partition 3" in partition.halted
 
 
+def test_group_offset_of_another_log_halts_instead_of_silencing_this_one() -> None:
+    partition = once()
+    of_another_log = GroupOffset(LOG_END + 1, outputs_metadata(0))
+    assert judge(partition, acquired(committed=100), group_offset=of_another_log) is None
+    assert partition.phase is Phase.HALT
+    assert partition.halted == partition.halts.log_too_short(LOG_END + 1)
+    partition.acquire()
+    at_the_end = GroupOffset(LOG_END, outputs_metadata(0))
+    assert judge(partition, acquired(committed=100), group_offset=at_the_end) == 100
+    assert partition.emit_from == LOG_END
+
+
 def test_group_offset_that_is_gone_matters_to_nobody_at_the_log_s_end() -> None:
     partition = once()
     assert judge(partition, acquired(committed=100), log_end=100) == 100

@@ -108,11 +108,11 @@ def test_exactly_once_fences_the_former_producer_before_it_reads_c_and_the_log_s
     asked = talk(
         phases.acquire(partition),
         TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=20),
-        GroupOffset(25, outputs_metadata(0)), None,
+        GroupOffset(25, outputs_metadata(0)), LogBounds(0, 31, 0), None,
     )  # fmt: skip
     assert asked == [
         AskTopic(), CheckTopic(TOPIC), OpenOutputs(), AskLog(), TakeFence(None), AskGroupOffset(),
-        Seek(19),
+        AskLog(), Seek(19),
     ]  # fmt: skip
     assert partition.emit_from == 25
 
@@ -122,9 +122,44 @@ def test_exactly_once_without_the_group_offset_that_transactions_had_set_halts()
     asked = talk(
         phases.acquire(partition),
         TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=25), None,
+        LogBounds(0, 30, 0),
     )  # fmt: skip
-    assert asked[-1] == AskGroupOffset()  # and no seek
+    assert asked[-1] == AskLog()  # and no seek
     assert partition.phase is Phase.HALT
+
+
+@pytest.mark.parametrize(("end", "phase"), [(30, Phase.HALT), (20, Phase.SEEK)])
+def test_exactly_once_group_offset_of_a_reset_that_redis_forgot_halts(
+    end: int, phase: Phase
+) -> None:
+    partition = acquiring(exactly_once=True)
+    talk(
+        phases.acquire(partition),
+        TOPIC, None, None, LogBounds(0, end, 0), Acquired(FENCE, 20, LAST),
+        GroupOffset(15, outputs_metadata(1)), LogBounds(0, end, 0), *([] if end > 20 else [None]),
+    )  # fmt: skip
+    assert partition.phase is phase  # nothing is lost where nothing waits to be emitted
+
+
+def test_exactly_once_group_offset_is_held_against_the_log_s_end_as_it_is_by_then() -> None:
+    partition = acquiring(exactly_once=True)
+    talk(
+        phases.acquire(partition),
+        TOPIC, None, None, LogBounds(0, 23, 0), Acquired(FENCE, 20, LAST, committed=20),
+        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 29, 0), None,
+    )  # fmt: skip
+    assert (partition.phase, partition.emit_from) == (Phase.SEEK, 29)
+
+
+def test_exactly_once_group_offset_beyond_the_log_halts() -> None:
+    """Or every prediction below it would stay out without a word."""
+    partition = acquiring(exactly_once=True)
+    talk(
+        phases.acquire(partition),
+        TOPIC, None, None, LogBounds(0, 23, 0), Acquired(FENCE, 20, LAST, committed=20),
+        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 23, 0),
+    )  # fmt: skip
+    assert "the log ends before offset 29" in partition.halted
 
 
 @pytest.mark.parametrize("what", ["partitions", "topic"])
@@ -192,11 +227,11 @@ def test_exactly_once_new_group_reads_c_again_after_it_began() -> None:
     asked = talk(
         phases.acquire(partition),
         TOPIC, None, None, LogBounds(0, 30, 0), MISSING, None, None,
-        Acquired(FENCE, 0, None), GroupOffset(0, INIT_METADATA), None,
+        Acquired(FENCE, 0, None), GroupOffset(0, INIT_METADATA), LogBounds(0, 30, 0), None,
     )  # fmt: skip
     assert asked[4:] == [
         TakeFence(None), AskGroupOffset(), SetGroupOffset(GroupOffset(0, INIT_METADATA)),
-        TakeFence(0), AskGroupOffset(), Seek(0),
+        TakeFence(0), AskGroupOffset(), AskLog(), Seek(0),
     ]  # fmt: skip
 
 
@@ -343,8 +378,16 @@ def audit(partition: Partition, *answers: Any) -> Sequence[Question]:
 
 def test_audit_compares_redis_then_the_topic() -> None:
     partition = running()
-    assert audit(partition, Held(10, 7, "me", "bundle"), TOPIC) == [AskHeld(), AskTopic()]
+    asked = audit(partition, Held(10, 7, "me", "bundle"), TOPIC, None)
+    assert asked == [AskHeld(), AskTopic(), CheckTopic(TOPIC)]
     assert partition.phase is Phase.RUN
+
+
+def test_audit_tells_redis_again_which_topic_the_states_are_of_and_heeds_its_word() -> None:
+    """Else a topic that grows after Redis forgot the count would not be noticed."""
+    partition = running()
+    audit(partition, Held(10, 7, "me", "bundle"), TOPIC, Refused("partitions", "4", "8"))
+    assert partition.phase is Phase.ACQUIRE
 
 
 def test_audit_that_finds_lost_writes_rewinds_and_asks_no_more() -> None:
@@ -390,5 +433,6 @@ def test_audit_judges_against_the_watermark_as_it_was_when_it_asked() -> None:
 def test_broker_or_redis_that_does_not_answer_an_audit_changes_nothing() -> None:
     partition = running()
     assert audit(partition, None) == [AskHeld()]
-    assert audit(partition, Held(10, 7, "me", "bundle"), None) == [AskHeld(), AskTopic()]
+    asked = audit(partition, Held(10, 7, "me", "bundle"), None, None)
+    assert asked == [AskHeld(), AskTopic(), CheckTopic(TOPIC)]
     assert partition.phase is Phase.RUN

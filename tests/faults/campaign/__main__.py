@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
 import shlex
 import shutil
 import sys
@@ -113,6 +114,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _versions(services: Services) -> dict[str, str]:
     return {
+        "keyfold": importlib.metadata.version("keyfold"),
         "kafka": services.kafka.description,
         "python": sys.version.split()[0],
         "confluent-kafka": str(confluent_kafka.__version__),

@@ -151,7 +151,8 @@ def _wait_for_more(stage: Stage, before: list[int]) -> None:
     deadline = time.monotonic() + 4.0
     while time.monotonic() < deadline and stage.sender.is_alive():
         ends = [end for _, end in _extents(stage)]
-        if all(end > was + 1 for end, was in zip(ends, before, strict=True)):
+        pairs = [(end, was) for end, was in zip(ends, before, strict=True) if was]
+        if all(end > was + 1 for end, was in pairs):
             return
         time.sleep(0.05)
 

@@ -263,6 +263,8 @@ class Playing:
         refused = [why for why in result.exits if why.startswith(f"{EX_USAGE}:")]
         if refused and self._schedule.expected is not Outcome.HALT:
             result.problems.append(f"a worker refused to serve: {refused[0]}")
+        if not result.events:
+            result.problems.append("the oracle saw no events: nothing was proven")
         emitted, arrived = read_emitted(self._scene), read_arrived(self._scene)
         result.recoveries = recoveries(stage.strikes, emitted, arrived)
 
@@ -285,8 +287,6 @@ class Playing:
         report = findings.to_json()
         if wrong:
             result.examples = report["examples"]
-        if not findings.events + findings.resets + findings.rejects:
-            result.problems.append("the oracle saw no events: nothing was proven")
         # Where the oracle is asked twice, it sees the same events again or others.
         result.events = max(result.events, findings.events)
         result.duplicates = max(result.duplicates, int(report["duplicates"]))
