@@ -31,7 +31,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit integration check format bench bench-outputs faults cmapss up down lock clean
+.PHONY: help demo demo-quick test unit integration check format bench bench-outputs simulate faults cmapss up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,7 +63,7 @@ check: $(VENV)/installed-dev ## format, lint, types, imports, deployment files
 	bash -n .ci/run
 	@if docker compose version >/dev/null 2>&1; then set -x; $(COMPOSE) config --quiet; fi
 
-check: export MYPYPATH := .types:deploy:tests/support
+check: export MYPYPATH := .types:deploy:tests/support:tests/faults:tests/bench:tests
 
 format: $(VENV)/installed-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
@@ -76,6 +76,9 @@ bench: $(VENV)/installed-dev ## measure events per second on a real Kafka
 bench-outputs: $(VENV)/installed-dev ## measure what exactly-once outputs cost
 	@$(BIN)/python deploy/local/prepare_kafka.py
 	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/outputs.py $(ARGS)
+
+simulate: $(VENV)/installed-dev ## run the protocol through random faults: make simulate N=100000 SEED=1
+	@PYTHONPATH=tests $(BIN)/python -m simulator --schedules $(or $(N),10000) --seed $(or $(SEED),1) $(ARGS)
 
 faults: $(VENV)/installed-dev ## break real workers, Kafka and Redis: make faults N=20 SEED=1
 	@$(BIN)/python deploy/local/prepare_kafka.py

@@ -188,14 +188,15 @@ def _take_over(world: World, new: Hash, old: Hash | None, floor: int, anew: bool
     ]
     new.number = max(new.number, old.number if old else 0) + 1
     new.nonce, new.floor = "operator", floor
-    if anew:
-        world.era_of[new.resets] = world.era
-    era = world.era_of[new.resets] if world.exactly_once else new.lineage.era
-    if floor > new.lineage.floor or new.lineage.era != era:
-        new.lineage = world.continued(new, new.watermark, new.lineage.lost_upto, era)
     world.beginning = (world.log, -1)  # whatever began before was given up
     new.resets, new.committed = resets, max(committed) if committed else None
     if anew:
         new.resets, new.committed = resets + 1, None
+        world.era_of[new.resets] = world.era
+    era = world.era_of[new.resets] if world.exactly_once else new.lineage.era
+    out = _out_upto(world, new) or 0 if world.exactly_once else 0
+    if max(floor, out) > new.lineage.floor or new.lineage.era != era:
+        out = max(out, new.lineage.floor)
+        new.lineage = world.continued(new, new.watermark, new.lineage.lost_upto, era, out)
     world.redis.hash = new
     world.redis.replicated()

@@ -184,9 +184,9 @@ def replace_log(world: World, keep: int) -> bool:
     unsigned = _unsigned(world)
     if world.blind or any(one.states or one.watermark > keep for one in unsigned):
         return False  # nothing tells the logs apart: no record was applied since `adopt`
-    if keep:
+    if keep:  # what came before the last shared record fits both logs: a limit, left out
         world.redis.past = deque(
-            (one for one in world.redis.past if one is not None and one.watermark > keep),
+            (one for one in world.redis.past if one and one.last and one.last.offset >= keep),
             maxlen=world.redis.KEPT,
         )
     world.log = world.log.cut(keep)

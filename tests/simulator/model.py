@@ -99,8 +99,8 @@ class Lineage:
     """
 
     __slots__ = (
-        "_begin", "_index", "_restarted", "_skipped", "_upto", "bundle", "era", "floor", "log",
-        "lost_upto", "now", "offsets", "outputs", "reset_after", "start",
+        "_begin", "_index", "_skipped", "_upto", "bundle", "era", "floor", "log",
+        "lost_upto", "now", "offsets", "outputs", "reset_after", "restarted", "start",
     )  # fmt: skip
 
     def __init__(
@@ -121,7 +121,7 @@ class Lineage:
         self._skipped = frozenset(log.gone)  # compacted before the fold began
         self.outputs: dict[int, tuple[bytes | None, tuple[int, ...] | None, bool | None]] = {}
         self.offsets: list[int] = []  # of outputs, in order
-        self._restarted: set[bytes] = set()  # keys reset since the loss: whether flagged is open
+        self.restarted: set[bytes] = set()  # keys reset since the loss: whether flagged is open
         self._rewind()
 
     def _rewind(self) -> None:
@@ -151,7 +151,7 @@ class Lineage:
         now.stream = stream_after(now.stream, record)
         if key is None or record.value is None:
             now.states.pop(key or b"", None)
-            self._restarted.add(key or b"")
+            self.restarted.add(key or b"")
             return
         history: tuple[int, ...] | None = None
         gap: bool | None = False
@@ -159,11 +159,11 @@ class Lineage:
             before = now.states.get(key)
             after = step(before, record, now.stream or 0, self.bundle, self.reset_after)
             if before is not None and len(after.history) == 1:
-                self._restarted.add(key)
+                self.restarted.add(key)
             now.states[key] = after
             history = after.history
             if self.lost_upto:
-                gap = None if key in self._restarted else True
+                gap = None if key in self.restarted else True
         if offset not in self.outputs:
             self.offsets.append(offset)
             self.outputs[offset] = (key, history, gap)

@@ -14,7 +14,6 @@ from keyfold.worker.errors import NotOwner
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import (
     AskHeld,
-    AskTopic,
     Emit,
     OpenOutputs,
     Question,
@@ -201,6 +200,7 @@ class Owner:
     def _answer(self, question: Question) -> Steps:
         kind = type(question)
         self.world.asked[kind] += 1
+        needed = self.partition.phase is Phase.ACQUIRE
         match question:
             case Seek():
                 self._seek_to = question.offset
@@ -215,8 +215,6 @@ class Owner:
             case AskHeld():
                 running = lambda: self.partition.phase is Phase.RUN  # noqa: E731
                 return (yield from call(self.task, self.world.redis.held, running))
-        # In an audit a broker may be away for a moment: the next look will tell.
-        needed = kind is not AskTopic or self.partition.phase is Phase.ACQUIRE
         try:
             # A group member's requests go through one connection, in order.
             late = kind is not SetGroupOffset
@@ -224,7 +222,7 @@ class Owner:
         except Unanswered:
             if needed:
                 raise
-            return None
+            return None  # an audit: the next look will tell
         if type(answer) is AcquiredFrom:
             self.lineage = answer.lineage
         elif kind is OpenOutputs:

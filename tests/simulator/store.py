@@ -115,7 +115,7 @@ class SimRedis:
             return Refused("bundle", str(bundle), *got)
         floor = max(refused.watermark, held.floor)
         out = max(floor, held.lineage.floor)  # C may tell of more than #F
-        lineage = self.world.begun(begin, bundle, out, held.lineage.era)
+        lineage = self.world.begun(begin, bundle, out, self.world.era_after(held.lineage))
         self.hash = Hash(
             begin, begin, held.number, "", bundle, lineage, floor=floor, committed=held.committed,
             resets=held.resets,

@@ -148,6 +148,14 @@ class World:
             for _ in range(int(self.random() * most)):
                 yield
 
+    def era_after(self, lineage: Lineage) -> int:
+        """Return the era of outputs when another bundle begins anew, perhaps on another log."""
+        if lineage.log is self.log:
+            return lineage.era
+        if not self.exactly_once:
+            self.era += 1
+        return self.era
+
     def begun(self, begin: int, bundle: int, floor: int = 0, era: int | None = None) -> Lineage:
         """Return the truth of states that begin anew."""
         era = self.era if era is None else era
@@ -161,7 +169,7 @@ class World:
             if same_log and self.beginning[1] >= 0:
                 raise Violation(f"begun at {begin}, silently, where {self.beginning[1]} was before")
             self.era += 1  # other events under the same ids, as an operator wanted
-        self.beginning = beginning
+        self.beginning, self.era_of[0] = beginning, self.era
         return self.begun(begin, bundle)
 
     def continued(
@@ -170,9 +178,12 @@ class World:
         """Return the truth of states that go on behind something given up."""
         floor = max(floor, held.floor)
         base = Truth(dict(held.states), held.stream, None)
-        return Lineage(
+        lineage = Lineage(
             self.log, start, held.bundle, self.reset_after, era, floor, base, lost_upto,
         )  # fmt: skip
+        if lost_upto == held.lineage.lost_upto:
+            lineage.restarted |= held.lineage.restarted
+        return lineage
 
     def lose(self, do: Callable[[], object], may_come_late: bool = True) -> None:
         """Lose a request, its reply, or have the request come late."""
@@ -269,11 +280,11 @@ class World:
     def ended(self, task: Task) -> None:
         """A task has come to its end by itself."""
         worker, task.moves = task.worker, None
-        self.tasks.remove(task)
+        over = [task]
         if task is worker.draining:
             worker.draining = None
-            self.tasks.remove(worker.intake_task)
-            self.tasks.remove(worker.pipeline_task)
+            over += [worker.intake_task, worker.pipeline_task]
+        self.tasks = [task for task in self.tasks if task not in over]
 
     def crash(self, worker: Worker, why: str) -> None:
         """A worker is no more."""

@@ -259,7 +259,7 @@ def test_failed_transaction_of_a_partition_that_rewinds_meanwhile_does_not_lose_
             log.append(*events(3, 6))
             await worker.until_saved(6)
             worker.emitter.gate.clear()
-            worker.transactions.fail = ["lost"]
+            worker.transactions.fail = ["unknown"]
             log.append(*events(6, 8))
             await worker.until(lambda: worker.emitter.sending == 1)
             await worker.roll_back(copy)

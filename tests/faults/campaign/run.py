@@ -27,7 +27,7 @@ from campaign.kinds import KINDS, REBUILD, RESTORE, Outcome
 from campaign.measure import read_arrived, read_emitted, recoveries
 from campaign.result import Result
 from campaign.scene import Scene
-from campaign.schedule import Schedule
+from campaign.schedule import Fault, Schedule
 from campaign.sender import Sender
 from campaign.services import Services
 from campaign.stage import Stage
@@ -37,6 +37,7 @@ from campaign.workers import PROGRAM, Ended, Workers
 TICK_S = 0.03
 START_S = 45.0  # until every partition has an owner
 HEAL_S = 40.0  # from the healing of all faults until W is at the log's end
+STRIKE_S = 15.0  # until a fault that others hold up has struck
 HALT_S = 25.0  # from a fault until its HALT
 CURE_AFTER_S = 2.0  # how long a HALT that may or may not come is looked at before it is cured
 EX_USAGE, EX_CRASH = 2, 70  # the worker's exit statuses
@@ -115,9 +116,14 @@ class Playing:
             if KINDS[fault.kind].last:
                 if KINDS[fault.kind].at_rest:
                     self._rest(check=KINDS[fault.kind].starts_over)
-                STRIKES[fault.kind](stage, fault)
+                # Another fault may keep the service away for a while yet.
+                self._until(partial(self._struck, fault), STRIKE_S, f"{fault.kind} to strike")
         self._heal()
         self._judge()
+
+    def _struck(self, fault: Fault) -> bool:
+        STRIKES[fault.kind](self._stage, fault)
+        return True
 
     # -- time --------------------------------------------------------------------------------------
 

@@ -14,6 +14,9 @@ from contextlib import suppress
 from typing import Any, cast
 
 import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
 
 from local.services import Proxy, ServiceError, Valkey, ValkeyCluster, ValkeyReplicated
 
@@ -124,6 +127,11 @@ class _Nodes:
             client.close()
 
 
+def _impatient() -> dict[str, Any]:
+    """Return a client's options: a look at a frozen Redis must not hold up the other faults."""
+    return {"socket_timeout": 1, "socket_connect_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+
+
 def void(_: object) -> None:
     """Throw a result away."""
 
@@ -149,7 +157,7 @@ class PlainStore(StoreVariant):
 
     def client(self) -> Any:
         """Return a client that never waits long."""
-        return redis.Redis(port=self._server.port, socket_timeout=5, socket_connect_timeout=1)
+        return redis.Redis(port=self._server.port, **_impatient())
 
     def primaries(self) -> list[Valkey]:
         """Return the one server."""
@@ -182,7 +190,7 @@ class ReplicatedStore(StoreVariant):
         """Return a client that asks the Sentinels for the primary."""
         sentinels = [("127.0.0.1", sentinel.port) for sentinel in self._group.sentinels]
         found = cast(Any, redis.Sentinel)(sentinels, socket_timeout=2)
-        return found.master_for(SERVICE, socket_timeout=5, socket_connect_timeout=1)
+        return found.master_for(SERVICE, **_impatient())
 
     def primaries(self) -> list[Valkey]:
         """Return the present primary."""
@@ -236,7 +244,12 @@ class ClusterStore(StoreVariant):
 
     def client(self) -> Any:
         """Return a client that finds the node of a hash."""
-        return self._cluster.client()
+        nodes = [
+            cast(Any, ClusterNode)("127.0.0.1", node.port)
+            for node in self._cluster.nodes
+            if node.running
+        ]
+        return RedisCluster(startup_nodes=nodes, **_impatient())
 
     def primaries(self) -> list[Valkey]:
         """Return all nodes."""
