@@ -109,7 +109,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def partition_counts(self) -> dict[str, int]:
         """Return all topics' numbers of partitions by fresh metadata."""
-        cluster = await self._ensure_consumer()._client.fetch_all_metadata()
+        client, topic = self._ensure_consumer()._client, self.app.input_topic
+        cluster = await client.fetch_all_metadata()
+        if cluster.partitions_for_topic(topic) != client.cluster.partitions_for_topic(topic):
+            # Or the group would assign new partitions only when the metadata is five minutes old.
+            client.force_metadata_update()
         return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 

@@ -6,18 +6,14 @@ nothing. Called by worker/state_*.py.
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicCollection,
-    TopicPartition,
-)
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from keyfold.export import bundle as contract
@@ -26,20 +22,13 @@ from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import Extent, KafkaLog
 from keyfold.worker.protocol import Fingerprint, GroupOffset, Topic, outputs_metadata
+from keyfold.worker.stable_offset import stable_group_offset
 from keyfold.worker.store import LAYOUT
 from keyfold.worker.store_admin import META, Admin, Hash
 
-TIMEOUT_S = 10.0  # of one request to a broker, and of trying again
-TRY_AGAIN_S = 0.2
+TIMEOUT_S = 10.0  # of one question to the brokers, tries included
 # What a broker answers that does not know topic ids.
-NO_IDS = {KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE}
-# A group's coordinator that moves, or a transaction about to set the offset.
-UNSETTLED = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.UNSTABLE_OFFSET_COMMIT,
-}
+NO_IDS = {ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE}
 _COUNTED = "keyfold:r"  # metadata of group offsets set by transactions: this and #R
 
 
@@ -142,35 +131,25 @@ def topic_identity(brokers: str, topic: str) -> str:
 
 def group_offsets(brokers: str, topic: str, count: int, group: str) -> list[GroupOffset | None]:
     """Return a group's offset of each partition, None where it has none. Raises Crash."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": brokers,
-            "group.id": group,  # asked about, not joined: nothing is subscribed
-            "enable.auto.commit": False,
-            "log_level": 2,
-        }
-    )
     try:
-        found = committed(consumer, [TopicPartition(topic, number) for number in range(count)])
-    except KafkaException as error:
-        raise Crash(
-            f"Kafka at {brokers}: offsets of group {group!r}: {error.args[0].str()}"
-        ) from error
-    finally:
-        consumer.close()
-    return [GroupOffset(at.offset, at.metadata or "") if at.offset >= 0 else None for at in found]
+        return asyncio.run(_group_offsets(brokers, topic, count, group))
+    except (KafkaError, TimeoutError, OSError) as error:
+        why = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else error
+        raise Crash(f"Kafka at {brokers}: offsets of group {group!r}: {why}") from error
 
 
-def committed(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
-    """Ask until the group's coordinator has settled: it moves when brokers come and go."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
+async def _group_offsets(
+    brokers: str, topic: str, count: int, group: str
+) -> list[GroupOffset | None]:
+    client = AIOKafkaClient(bootstrap_servers=brokers.replace(" ", "").split(","))
+    async with asyncio.timeout(TIMEOUT_S):
+        await client.bootstrap()
         try:
-            return consumer.committed(places, timeout=TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() not in UNSETTLED or time.monotonic() > deadline:
-                raise
-            time.sleep(TRY_AGAIN_S)
+            return [
+                await stable_group_offset(client, group, topic, number) for number in range(count)
+            ]
+        finally:
+            await client.close()
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from keyfold.worker.protocol import (
     SavePlan,
     Topic,
 )
+from simulator import faults
 from simulator.kafka import Coordinator
 from simulator.model import Output, State, step
 from simulator.model import Record as Event
@@ -31,7 +32,7 @@ from simulator.owner import Owner
 from simulator.store import Hash, SimRedis
 from simulator.tasks import Steps
 from simulator.worker import Worker
-from simulator.world import Parts
+from simulator.world import Parts, Weights, World
 
 # -- Redis's scripts -------------------------------------------------------------------------------
 
@@ -267,6 +268,25 @@ class WallClock(Worker):
         return step(state, record, stream, self.bundle, None)
 
 
+# -- schedules in which a safeguard matters more often than in others ------------------------------
+
+
+def two_producers(world: World, weights: Weights) -> None:
+    """Exactly-once, several owners at a time, slow replies."""
+    world.exactly_once, world.rules = True, replace(world.rules, exactly_once=True)
+    world.write_behind, world.slow, world.fault_rate = 0.85, 0.2, 0.03
+    weights.clear()
+    weights.update({faults.split: 4, faults.join: 2, faults.settle: 2})
+
+
+def failing_transactions(world: World, weights: Weights) -> None:
+    """Exactly-once, transactions that time out, a Redis that loses writes."""
+    world.exactly_once, world.rules = True, replace(world.rules, exactly_once=True)
+    world.fault_rate = 0.04
+    weights.clear()
+    weights.update({faults.roll_back: 1, faults.expire_transaction: 4, faults.settle: 2})
+
+
 # -- all of them -----------------------------------------------------------------------------------
 
 
@@ -295,12 +315,16 @@ CONTROLS = {
     "records below the next offset dropped": Control(Parts(partition=SkipsRepeated), ""),
     "REWIND": Control(Parts(partition=ForgetsRewind), "liveness"),
     "emit before save": Control(Parts(turn=save_before_emit), "not out"),
-    "C read after OpenOutputs": Control(Parts(acquire=group_offset_before_outputs), "twice"),
+    "C read after OpenOutputs": Control(
+        Parts(acquire=group_offset_before_outputs, tune=two_producers), "twice"
+    ),
     "resuming at W": Control(Parts(owner=ResumesAtGroupOffset), "I1"),
     "no seek during a fetch": Control(Parts(owner=SeeksDuringFetch), "wrong output"),
     "every future awaited": Control(Parts(owner=AcksBeforeFutures), "not out"),
     "slots dropped on REWIND": Control(Parts(owner=KeepsSlots), "wrong output"),
     "C inside the transaction": Control(Parts(owner=OffsetOutsideTransaction), "C"),
-    "a failed transaction leaves REWIND alone": Control(Parts(owner=ReleasesAlways), "liveness"),
+    "a failed transaction leaves REWIND alone": Control(
+        Parts(owner=ReleasesAlways, tune=failing_transactions), "liveness"
+    ),
     "expiry by event time": Control(Parts(worker=WallClock), "wrong output"),
 }

@@ -27,6 +27,7 @@ from simulator.tasks import Task, Unanswered
 from simulator.worker import Worker
 
 T = TypeVar("T")
+Weights = dict[Callable[["World"], None], float]  # how often each fault comes
 KEYS = (b"a", b"b", b"c", b"d", b"e")
 TRACE = 400  # last events kept
 
@@ -40,6 +41,7 @@ class Parts:
     worker: type[Worker] = Worker
     owner: type[Owner] = Owner
     coordinator: type[Coordinator] = Coordinator
+    tune: Callable[[World, Weights], None] = lambda world, weights: None  # of its schedules
     acquire: Callable[[Partition], phases.Questions] = phases.acquire
     emit: Callable[..., phases.Questions] = phases.emit
     turn: Callable[..., phases.Questions] = phases.turn
@@ -107,6 +109,7 @@ class World:
         self.allowed = {"retention past W"} if draw() < 0.3 else set()
         chosen = dict(faults.ORDINARY)
         chosen.update({f: w * 3 for f, w in faults.FAULTS.items() if draw() < 0.3})
+        self.parts.tune(self, chosen)
         self.faults = list(chosen)
         self.weights = list(accumulate(chosen.values()))
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from state_case import StateCase
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker import state, store
-from keyfold.worker.state_survey import committed
 from keyfold.worker.store_admin import META, Admin
 from local.services import KafkaService, Valkey
 
@@ -287,25 +284,6 @@ def test_settings_come_from_the_worker_s_file(
     assert state.main(["restore", str(file), str(copy), "--yes"]) == 0
     assert len(case.stored()) == 3
     capsys.readouterr()
-
-
-def test_a_group_whose_coordinator_moves_is_asked_again() -> None:
-    """Seen on a broker just started: Broker: Not coordinator."""
-
-    class Settling:
-        answers: ClassVar[list[Any]] = [
-            KafkaException(KafkaError(KafkaError.NOT_COORDINATOR)),
-            [TopicPartition("in", 0, 7)],
-        ]
-
-        def committed(self, places: object, timeout: float) -> Any:
-            answer = self.answers.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-    (at,) = committed(cast(Consumer, Settling()), [])
-    assert at.offset == 7
 
 
 def test_looking_makes_nothing_in_redis(case: StateCase) -> None:

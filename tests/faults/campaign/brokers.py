@@ -39,6 +39,8 @@ class Brokers:
                 "bootstrap.servers": self.address,
                 "group.id": "campaign-looks",  # required, never joined
                 "isolation.level": "read_committed",
+                "topic.metadata.refresh.interval.ms": 1000,  # topics grow, and are made anew
+                "topic.metadata.refresh.sparse": False,
                 "log_level": 2,
             }
         )
@@ -108,6 +110,7 @@ class Brokers:
 
     def extents(self, topic: str, partitions: int) -> list[tuple[int, int]]:
         """Return the first and the next offset of each partition."""
+        self._looks.list_topics(topic, 5)  # or it may not know a partition that was added
         found = []
         for number in range(partitions):
             where = TopicPartition(topic, number)

@@ -19,6 +19,9 @@ class Outcome(StrEnum):
     EITHER = "healed or HALT"
 
 
+STORES = ("plain", "replicated", "cluster")  # Redis variants
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of fault."""
@@ -31,7 +34,7 @@ class Kind:
     last: bool = False  # strikes after all others
     at_rest: bool = False  # wants every record served and saved before it strikes
     lasts_s: tuple[float, float] = (0.0, 0.0)  # least and most
-    stores: tuple[str, ...] = ("plain", "replicated", "cluster")  # Redis variants it can strike
+    stores: tuple[str, ...] = STORES  # Redis variants it can strike
     starts_over: bool = False  # what was before it is not judged at the end, so it is before it
     brokers: int = 1  # Kafka brokers it needs
     proxied: bool = False  # wants the network between workers and services in its hands
@@ -104,8 +107,9 @@ _KAFKA = (
     ),
 )  # fmt: skip
 _NETWORK = tuple(
-    Kind(f"{service}-{what}", Outcome.HEALED, lasts_s=lasts_s, proxied=True)
-    for service in ("kafka", "redis")
+    # Only a single Redis is reached through a proxy: Sentinels and nodes tell addresses of others.
+    Kind(f"{service}-{what}", Outcome.HEALED, stores=stores, lasts_s=lasts_s, proxied=True)
+    for service, stores in (("kafka", STORES), ("redis", ("plain",)))
     for what, lasts_s in (("slow", (1.0, 3.0)), ("stall", (0.5, 4.0)), ("cut", (0.3, 3.0)))
 )
 

@@ -199,7 +199,10 @@ class Playing:
                     self._cure()
                     deadline = time.monotonic() + HEAL_S
             if time.monotonic() > deadline:
-                self._until(self._settled, 0.0, f"W to reach the log's end; HALTs: {halted[-2:]}")
+                scene = self._scene
+                logs = scene.kafka.extents(scene.input, scene.partitions)
+                where = f"W is {scene.watermarks()}, the logs are {logs}"
+                self._until(self._settled, 0.0, f"all to be saved: {where}; HALTs {halted[-2:]}")
             for _ in range(5):
                 self._tick()
         self._result.outcome = "HALT, healed" if self._cured else "healed"
