@@ -7,9 +7,10 @@ decides nothing. A turn's questions are worker/saver.py's. Used by worker/owner.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from keyfold.worker import phases
 from keyfold.worker.partition import Partition
@@ -31,14 +32,25 @@ class Answers:
         self.seek_to = 0  # where the last ACQUIRE wants the position to be
 
     async def give(self, questions: Questions, phase: Phase) -> None:
-        """Do what a phase asks for, one after the other, until it ends or is left."""
+        """Do what a phase asks for, one after the other, until it ends or is left.
+
+        Raises what Kafka and Redis raise; in ACQUIRE KafkaTimeoutError after a freeze.
+        """
         answer: object = None
         while self._partition.phase is phase:
             try:
                 question = questions.send(answer)
             except StopIteration:
                 return
+            begun_s = time.monotonic()
             answer = await self._do(question)
+            took_s = time.monotonic() - begun_s
+            slow = isinstance(question, phases.OpenOutputs)  # waits for the former transaction
+            limit_s = self._shared.settings.frozen_after_s
+            if phase is Phase.ACQUIRE and not slow and took_s > limit_s:
+                # Frozen meanwhile, and perhaps no member of the group any more: the fence would
+                # only stop the rightful owner. Kafka says so as soon as it is heard.
+                raise KafkaTimeoutError(f"no answer within {took_s:.0f} s")
         questions.close()
 
     async def _do(self, question: Question) -> Any:
@@ -132,8 +144,8 @@ class Answers:
         if self._partition.phase is Phase.ACQUIRE:
             names = (name, settings.output, settings.dead_letter)
             judge_topics(await log.partition_counts(names), *names)
-            return await log.identify(name)
+            return await log.identify(name, fresh=True)
         try:
-            return await log.identify(name)
+            return await log.identify(name, fresh=False)
         except (KafkaError, OSError):
             return None  # a broker away for a moment stops nobody; the next look will tell

@@ -20,8 +20,10 @@ import faust
 
 from keyfold.worker import health
 from keyfold.worker.config import Config, SettingsError
+from keyfold.worker.consumer_thread import ASK_S, faust_log
 from keyfold.worker.emit import Destination, Emitter
-from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport, faust_log
+from keyfold.worker.errors import Crash
+from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
@@ -109,6 +111,7 @@ class App(faust.App):
                 kafka.output, kafka.dead_letter, worker.start, worker.save_every_ms / 1000,
                 self._nonce, self.model.bundle.id,
                 self.model.bundle.manifest.events.reset_after_ms,
+                max(kafka.session_timeout_s, 3 * ASK_S, 2 * self.config.redis.timeout_s),
             ),
             self._wake, self.fail,
         )  # fmt: skip
@@ -177,6 +180,8 @@ def create_app(config: Config, settings_file: str = "worker.toml") -> App:
         try:
             await app.check_redis()
             await app.pipeline.run(app.owners, worker.max_events, worker.max_resident_keys)
+        except Crash as error:
+            app.fail(error)
         except Exception as error:
             log.exception("pipeline")
             app.fail(error)

@@ -22,7 +22,7 @@ from keyfold.worker.errors import SetUpError
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import Phase
-from keyfold.worker.watchdog import Watchdog
+from keyfold.worker.watchdog import Watchdog, waiting_for_redis
 
 HOST = "127.0.0.1"
 
@@ -65,6 +65,7 @@ def health(worker: Subject) -> Answer:
         "partitions": phases,
         "halted": halted,
         "progress": {str(o.partition.number): _progress(o, worker.watchdog) for o in owners},
+        "waiting_for": waiting_for_redis(),
         "totals": worker.metrics.counts(),
     }
 
@@ -88,6 +89,8 @@ def _why_not_ready(worker: Subject) -> str:
         return f"stopping: {worker.failure}"
     if not worker.joined:
         return "waiting for the group to give out its partitions"
+    if waiting_for_redis():
+        return f"waiting for {waiting_for_redis()}"
     owners = worker.owners()
     on_their_way = _named(
         [o for o in owners if not o.halted and o.partition.phase is not Phase.RUN]
@@ -107,7 +110,7 @@ def _progress(owner: Owner, watchdog: Watchdog) -> dict[str, Any]:
     saved, number = owner.partition.saved, owner.partition.number
     # The end is known from fetches, and of a partition that stands still by the watchdog's asking.
     end = max(saved + owner.lag, watchdog.log_end(number))
-    unmoved_s = watchdog.unmoved_s(number)
+    unmoved_s = watchdog.unmoved_s(number, saved)
     return {
         "watermark": saved,
         "log_end": end,

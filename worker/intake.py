@@ -1,120 +1,49 @@
 """Faust's transport, with the per-event path of the input topic replaced by whole fetches.
 
 Owns the Kafka position of the input topic (the one task that seeks and fetches it), its partitions'
-owners, and every private name of Faust and aiokafka this project uses: tests/worker/test_intake.py
-holds them, so that a new Faust fails there and not in production. Other topics of the same app keep
-Faust's own path. It decides nothing about offsets: owners do. Used by worker/app.py only.
+owners and, with worker/consumer_thread.py, every private name of Faust and aiokafka this project
+uses: tests/worker/test_intake.py holds them, so that a new Faust fails there and not in production.
+Other topics of the same app keep Faust's own path. It decides nothing about offsets: owners do.
+Used by worker/app.py only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import aiokafka
 import faust
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    KafkaTimeoutError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.protocol.transaction import InitProducerIdRequest
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from keyfold.worker.consumer_thread import FETCH_WAIT_S, ConsumerThread, faust_log
 from keyfold.worker.emit import MAX_REQUEST_BYTES
+from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.topics import TopicIds
 
-# Faust's services tell their life by this logger; worker/cli.py lets its warnings through.
-faust_log = logging.getLogger("faust.keyfold")
-
-FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
 MAX_FETCH_RECORDS = 8192
 COUNTS_FOR_S = 0.5  # how long the broker's word on partition counts is good
 # Kafka's error codes UNKNOWN_SERVER_ERROR (what Tansu 0.6 answers) and UNSUPPORTED_VERSION.
 REFUSES_IDEMPOTENCE = (-1, 35)
-
-
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, reading committed records only and never resetting a position."""
-
-    logger = faust_log
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        # Faust 0.15.3 passes none of these on; aiokafka reads them when it starts.
-        consumer._isolation_level = "read_committed"
-        consumer._auto_offset_reset = "none"
-        consumer._fetch_max_wait_ms = int(FETCH_WAIT_S * 1000)
-        return consumer
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Leave Faust's livelock warnings to the topics whose events go through Faust."""
-        if tp.topic != self.app.input_topic:
-            super().verify_event_path(now, tp)
-
-    async def committed(self, tp: TopicPartition) -> GroupOffset | None:
-        """Return the group offset with its metadata (aiokafka's own call drops that)."""
-        consumer = self._ensure_consumer()
-        found = (await consumer._coordinator.fetch_committed_offsets([tp])).get(tp)
-        if found is None or found.offset < 0:
-            return None
-        return GroupOffset(found.offset, found.metadata or "")
-
-    async def set_committed(self, offsets: Mapping[TopicPartition, GroupOffset]) -> None:
-        """Set group offsets of partitions assigned to this worker."""
-        consumer = self._ensure_consumer()
-        assigned = consumer.assignment()
-        await consumer.commit(
-            {
-                tp: OffsetAndMetadata(at.offset, at.metadata)
-                for tp, at in offsets.items()
-                if tp in assigned
-            }
-        )
-
-    async def seek_rest_to_committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
-        """Seek other topics' partitions to the group offset, new ones to the log's start."""
-        consumer = self._ensure_consumer()
-        found: dict[TP, int | None] = {}
-        for tp in map(driver.ensure_aiokafka_TP, tps):
-            at = await self.committed(tp)
-            if at is None:
-                await consumer.seek_to_beginning(tp)
-            else:
-                consumer.seek(tp, at.offset)
-            found[ensure_TP(tp)] = at.offset if at else None
-        return found
-
-    async def log_bounds(self, tp: TopicPartition) -> tuple[int, int]:
-        """Return the log's start and (last stable) end."""
-        consumer = self._ensure_consumer()
-        start = await consumer.beginning_offsets([tp])
-        end = await consumer.end_offsets([tp])
-        return start[tp], end[tp]
-
-    def position_of(self, tp: TP) -> int | None:
-        """Return where the next fetch begins: behind what was returned, and behind what a reader of
-        committed records never sees. Only between two fetches.
-        """
-        state = self._consumer._subscription.subscription.assignment.state_value(
-            driver.ensure_aiokafka_TP(tp)
-        )
-        return state.position if state is not None and state.has_valid_position else None
-
-    async def partition_counts(self) -> dict[str, int]:
-        """Return all topics' numbers of partitions by fresh metadata."""
-        client, topic = self._ensure_consumer()._client, self.app.input_topic
-        cluster = await client.fetch_all_metadata()
-        if cluster.partitions_for_topic(topic) != client.cluster.partitions_for_topic(topic):
-            # Or the group would assign new partitions only when the metadata is five minutes old.
-            client.force_metadata_update()
-        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 
 class Consumer(driver.Consumer):
@@ -130,6 +59,9 @@ class Consumer(driver.Consumer):
         self._counts: Any = None  # future of all topics' partition counts
         self._counts_at = float("-inf")  # when it was asked for, by the loop's clock
         self._ids = TopicIds(self.app.config.kafka)
+        self._asked: asyncio.Future[Topic] | None = None  # one answer for all partitions
+        self._asked_at = float("-inf")  # when, by the loop's clock
+        self._known: Topic | None = None  # the last answer
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -138,22 +70,19 @@ class Consumer(driver.Consumer):
 
     async def group_offset(self, topic: str, partition: int) -> GroupOffset | None:
         """Return C, None when the group has none."""
-        at: GroupOffset | None = await self._thread.call_thread(
-            self._thread.committed, TopicPartition(topic, partition)
-        )
+        where = TopicPartition(topic, partition)
+        at: GroupOffset | None = await self._thread.ask(self._thread.committed, where)
         return at
 
     async def set_group_offset(self, topic: str, partition: int, at: GroupOffset) -> None:
         """Set C. Raises KafkaError when it could not be set."""
-        await self._thread.call_thread(
-            self._thread.set_committed, {TopicPartition(topic, partition): at}
-        )
+        offsets = {TopicPartition(topic, partition): at}
+        await self._thread.ask(self._thread.set_committed, offsets)
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the log's start and end."""
-        start, end = await self._thread.call_thread(
-            self._thread.log_bounds, TopicPartition(topic, partition)
-        )
+        where = TopicPartition(topic, partition)
+        start, end = await self._thread.ask(self._thread.log_bounds, where)
         return start, end
 
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
@@ -163,13 +92,29 @@ class Consumer(driver.Consumer):
             # One answer for all partitions that ask in the same moment.
             self._counts_at, self._counts = (
                 now,
-                asyncio.ensure_future(self._thread.call_thread(self._thread.partition_counts)),
+                asyncio.ensure_future(self._thread.ask(self._thread.partition_counts)),
             )
         counts: Mapping[str, int] = await asyncio.shield(self._counts)
         return {topic: counts.get(topic, 0) for topic in topics}
 
-    async def identify(self, name: str) -> Topic:
-        """Return what tells a topic from another one of the same name."""
+    async def identify(self, name: str, *, fresh: bool) -> Topic:
+        """Return what tells a topic from another one of the same name.
+
+        Not `fresh`: what was last known, at once, while Kafka is asked again. Raises KafkaError.
+        """
+        now_s = self.loop.time()
+        if self._asked is None or (self._asked.done() and now_s - self._asked_at > COUNTS_FOR_S):
+            self._asked_at, self._asked = now_s, asyncio.ensure_future(self._identify(name))
+            self._asked.add_done_callback(self._note_topic)
+        if self._known is not None and not fresh and not self._asked.done():
+            return self._known
+        return await asyncio.shield(self._asked)
+
+    def _note_topic(self, asked: asyncio.Future[Topic]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            self._known = asked.result()
+
+    async def _identify(self, name: str) -> Topic:
         counts = await self.partition_counts((name,))
         return Topic(counts[name], await self._ids.of(name) if counts[name] else "")
 
@@ -184,15 +129,32 @@ class Consumer(driver.Consumer):
 
         Faust calls this after every assignment, under a timeout: no Redis here.
         """
-        mine = {tp for tp in self.assignment() if tp.topic == self.app.input_topic}
-        rest = {ensure_TP(tp) for tp in self.assignment()} - mine
-        found = await self._thread.call_thread(self._thread.seek_rest_to_committed, rest)
+        rest = {ensure_TP(tp) for tp in self.assignment() if not self._is_input(tp)}
+        if rest and not await self._seek_rest(rest):
+            return
+        # Only now: it may have changed while that was awaited.
+        mine = {tp.partition for tp in self.assignment() if self._is_input(tp)}
+        await self._drain_owners(self.owners.keys() - mine, deadline_s=0.0)
+        for number in mine - self.owners.keys():
+            self.owners[number] = self.app.new_owner(number)
+            self.owners[number].start()
+
+    async def _seek_rest(self, rest: set[TP]) -> bool:
+        """Set the positions of agents' topics; False: it took too long and the worker ends.
+
+        Faust gives this call the request timeout, and then handles no rebalance ever again.
+        """
+        limit_s = 0.8 * self.app.config.kafka.request_timeout_s
+        try:
+            found = await self._thread.ask(
+                self._thread.seek_rest_to_committed, rest, timeout_s=limit_s
+            )
+        except KafkaError as error:
+            self.app.fail(Crash(f"positions of the agents' topics: {error}"))
+            return False
         for tp, offset in found.items():
             self._read_offset[tp] = self._committed_offset[tp] = offset
-        for tp in mine:
-            if tp.partition not in self.owners:
-                self.owners[tp.partition] = self.app.new_owner(tp.partition)
-                self.owners[tp.partition].start()
+        return True
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Drain the input partitions, within a deadline, before Faust lets go of them."""
@@ -207,12 +169,14 @@ class Consumer(driver.Consumer):
         except TimeoutError:
             self.log.warning("agents did not finish within %.1f s", self.app.config.worker.drain_s)
 
-    async def _drain_owners(self, numbers: set[int]) -> None:
+    async def _drain_owners(self, numbers: set[int], deadline_s: float | None = None) -> None:
         drained = [self.owners.pop(number) for number in numbers & self.owners.keys()]
         for owner in drained:
             self._seeks.pop(owner, None)
         # After a crash nothing unsaved counts: fail-stop, and the next owner replays.
-        deadline_s = 0.0 if self.app.failure else self.app.config.worker.drain_s
+        if deadline_s is None:
+            deadline_s = self.app.config.worker.drain_s
+        deadline_s = 0.0 if self.app.failure else deadline_s
         await asyncio.gather(*(owner.drain(deadline_s) for owner in drained))
         if self.app.failure:
             return
@@ -234,19 +198,37 @@ class Consumer(driver.Consumer):
         if not offsets:
             return
         try:
-            await asyncio.wait_for(
-                self._thread.call_thread(self._thread.set_committed, offsets), HINT_TIMEOUT_S
-            )
-        except (KafkaError, TimeoutError) as error:
+            await self._thread.ask(self._thread.set_committed, offsets, timeout_s=HINT_TIMEOUT_S)
+        except KafkaError as error:
             self.log.info("group offsets not set (%r); the next hint will", error)
 
     @faust.Service.task
     async def _hint_kafka(self) -> None:
         while not self.should_stop:
             await self.sleep(HINT_S)
+            await self._check_group()
             if not self.app.rebalancing:
                 running = [o for o in self.owners.values() if o.partition.phase is Phase.RUN]
                 await self._tell_kafka(running)
+
+    async def _check_group(self) -> None:
+        """End a worker that the group does not let in: no fetch would ever say so."""
+        try:
+            await self._thread.ask(self._thread.check_group)
+        except KafkaTimeoutError:
+            pass  # a stuck thread is the watchdog's
+        except InvalidSessionTimeoutError:
+            self.app.fail(
+                SetUpError(
+                    "kafka.session_timeout_s: expected what the brokers allow (their "
+                    "group.min.session.timeout.ms and group.max.session.timeout.ms), got "
+                    f"{self.app.config.kafka.session_timeout_s:g}"
+                )
+            )
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            self.app.fail(SetUpError(f"Kafka does not let this worker in: {error!r}"))
+        except KafkaError as error:
+            self.app.fail(Crash(f"consumer group: {error!r}"))
 
     # -- the intake task ---------------------------------------------------------------------------
 
@@ -348,7 +330,7 @@ class Consumer(driver.Consumer):
         for tp, offset in offsets.items():
             owner = self.owners.get(tp.partition) if self._is_input(tp) else None
             if owner is not None and owner.open:
-                await owner.out_of_range(offset)
+                owner.out_of_range(offset)
             elif not self._is_input(tp):
                 self.log.warning(
                     "%s: offset %d is out of range; reading from the start", tp, offset

@@ -86,11 +86,10 @@ class Owner:
         if not self.waiting and self.partition.pass_to(position):
             self._changed.set()
 
-    async def out_of_range(self, offset: int) -> None:
+    def out_of_range(self, offset: int) -> None:
         """Note that the broker refused the position."""
         self.open = False
-        start, _ = await self._shared.log.bounds(self.partition.topic, self.partition.number)
-        self.partition.out_of_range(offset, start)
+        self.partition.out_of_range(offset)
         self._changed.set()
 
     async def drain(self, deadline_s: float) -> None:

@@ -74,6 +74,9 @@ class Partition:
         self._to_verify: Fingerprint | None = None  # the log must still hold this record
         self._committed = 0  # exactly-once: group offset of the last transaction
         self._resets = 0  # of the outputs; part of the group offset's metadata
+        self._of_another_log: GroupOffset | None = None  # C that lay beyond the log's end
+        self._refused_at = -1  # offset of a fetch that the broker refused
+        self._cut: tuple[int, int] | None = None  # resets then, and an offset beyond the log's end
 
     def __str__(self) -> str:
         return f"{self.topic}:{self.number}"
@@ -111,7 +114,8 @@ class Partition:
             return None
         if self.rules.bundle_change == "reset":
             return refused.watermark
-        return max(refused.base, log_start)
+        # Retention may have taken a part of what the states were made of: an operator's decision.
+        return None if refused.base < log_start else refused.base
 
     def refuse(self, refused: Refused) -> None:
         """Note that Redis holds what this worker must not use."""
@@ -141,6 +145,18 @@ class Partition:
         if self._to_verify is not None and self._to_verify.offset < log_start:
             self._to_verify, self.unverified = None, True
         self.next_offset = reply.watermark if self._to_verify is None else self._to_verify.offset
+        refused, self._refused_at = self._refused_at, -1
+        if refused > max(log_end, self.next_offset):
+            # The log was cut behind W: what is out about the offsets in between is of other
+            # records than those that will follow there. Only a reset ends this.
+            self._cut = (reply.resets, refused)
+        if self._cut is not None and self._cut[0] == reply.resets:
+            self.halt(self.halts.log_too_short(self._cut[1]))
+            return None
+        if refused == self.next_offset:
+            # Not below the log's start, as was just seen: beyond its end.
+            self.halt(self.halts.log_too_short(refused))
+            return None
         self.phase = Phase.SEEK
         return self.next_offset
 
@@ -153,9 +169,12 @@ class Partition:
         if not self.rules.exactly_once:
             return True
         said = None if group_offset is None else resets_of(group_offset.metadata)
-        if group_offset is not None and said == self._resets:
-            if group_offset.offset > log_end:
-                # Of another log: up to there nothing would ever be emitted, without a word.
+        known = reply.watermark if reply.committed is None else reply.committed
+        if group_offset is not None and said == self._resets and group_offset.offset >= known:
+            if group_offset.offset > log_end or group_offset == self._of_another_log:
+                # Of another log: up to there nothing would ever be emitted, without a word. Nor
+                # does it become true when the log has grown beyond it.
+                self._of_another_log = group_offset
                 self.halt(self.halts.log_too_short(group_offset.offset))
                 return False
             self._committed = group_offset.offset
@@ -164,7 +183,6 @@ class Partition:
         forgot_reset = said is not None and said > self._resets  # Redis did, in a failover
         if reply.watermark < log_end and (reply.committed is not None or forgot_reset):
             # Not its own doing: transactions set C, and C is no longer there, or not of this era.
-            known = reply.watermark if reply.committed is None else reply.committed
             self.halt(self.halts.outputs_unknown(reply.watermark, known, log_end))
             return False
         return True
@@ -174,14 +192,11 @@ class Partition:
         if self.phase is Phase.SEEK and self._to_verify is None:
             self.phase = Phase.RUN
 
-    def out_of_range(self, offset: int, log_start: int) -> None:
-        """Judge a fetch at `offset` that the broker refused."""
-        if self.phase not in (Phase.SEEK, Phase.RUN):
-            return  # it has left that position meanwhile
-        if offset < log_start:
-            self.acquire()  # retention overtook the position: ACQUIRE will judge it
-        else:
-            self.halt(self.halts.log_too_short(offset))
+    def out_of_range(self, offset: int) -> None:
+        """Note that the broker refused a fetch at `offset`: ACQUIRE judges it."""
+        if self.phase in (Phase.SEEK, Phase.RUN):  # else it has left that position meanwhile
+            self.acquire()
+            self._refused_at = offset
 
     def offer(self, records: Sequence[R]) -> Sequence[R]:
         """Take fetched records in offset order; return those to apply, none when not running.
@@ -295,7 +310,8 @@ class Partition:
             self.release()
             raise NotOwner(
                 f"{self}: expected owner {fence.number}/{fence.nonce} with bundle {fence.bundle}, "
-                f"got {held.number}/{held.nonce} with bundle {held.bundle}: another worker owns it"
+                f"got {held.number}/{held.nonce} with bundle {held.bundle}: another worker, or an "
+                "operator's command, took it"
             )
         if held.keys != held.found:
             self.halt(self.halts.states_missing(held))

@@ -38,7 +38,9 @@ def adopt(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     if not asked(_announced(found, places), arguments.yes):
         return FOUND_PROBLEMS
     for place in places:
-        if not admin.adopt(config.kafka.input, place.number, place.meta("#M"), found.bundle.id):
+        if not admin.adopt(
+            config.kafka.input, place.number, place.meta("#M"), found.bundle.id, place.resets
+        ):
             raise Crash(
                 f"partition {place.number}: its state changed meanwhile; look at it and ask again"
             )

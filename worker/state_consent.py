@@ -14,7 +14,10 @@ from keyfold.worker.errors import Crash
 from keyfold.worker.state_survey import Place, Survey
 
 FOUND_PROBLEMS = 1  # exit status: problems found, or declined
-OWNER_STOPS = "A running owner of these partitions stops and must be restarted."
+OWNER_STOPS = (
+    "A worker that runs these partitions ends with status 70: its supervisor restarts it. "
+    "One that is halted goes on within ten seconds."
+)
 
 
 def asked(lines: Iterable[str], yes: bool) -> bool:
@@ -29,7 +32,7 @@ def asked(lines: Iterable[str], yes: bool) -> bool:
 
 def done() -> int:
     """Say the last line of a command that changed a partition; return its exit status."""
-    print("done; a halted worker goes on within seconds")
+    print("done")
     return 0
 
 

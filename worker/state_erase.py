@@ -182,11 +182,26 @@ def _still_there(admin: Admin, topic: str, key: bytes, mark: Mark) -> str:
 
 
 def _is_newer(key: bytes, value: bytes, mark: Mark) -> bool:
-    """Tell a state that began anew behind the tombstone from the one to be erased."""
+    """Tell a state that began anew behind the tombstone from the one to be erased.
+
+    Behind a lost range the tombstone itself leaves one, of no steps and no numbers: the mark that
+    the key is known to be cold.
+    """
     state = StoredState.read(key, value)
-    if state is None or mark.tombstone is None:
+    if state is None or mark.tombstone is None or not state.sound:
         return False
-    return state.sound and state.offset > mark.tombstone
+    return state.offset > mark.tombstone or (state.steps == 0 and state.offset == mark.tombstone)
+
+
+def _state(key: bytes, value: bytes | None) -> str:
+    """Say for the receipt what Redis holds now."""
+    state = None if value is None else StoredState.read(key, value)
+    if state is None:
+        return "absent"
+    if state.steps == 0:
+        return "absent; behind a lost range the key's name stays, without any numbers"
+    # New events of the key have come since: their state holds nothing older.
+    return "begun anew by events after the tombstone"
 
 
 def _receipt(
@@ -201,8 +216,7 @@ def _receipt(
                 "partition": mark.partition,
                 "tombstone_offset": mark.tombstone,
                 "watermark": watermark,
-                # New events of the key may have come since: their state holds nothing older.
-                "state": "absent" if value is None else "begun anew by events after the tombstone",
+                "state": _state(key, value),
             }
         )
     return {

@@ -7,7 +7,7 @@ Called by worker/state.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
@@ -22,16 +22,24 @@ def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     found = survey(config, admin)
     places = chosen(found, arguments)
     check_whole_topic(found, places, "reset")
-    anew = config.worker.outputs == "at-least-once" or arguments.emit_again
+    again = config.worker.outputs == "at-least-once" or arguments.emit_again
+    # In another log than the one that was served, what is out says nothing of these events.
+    others = {p.number for p in places if found.replaced or _is_beyond_the_log(p)}
+    anew = {place.number for place in places if again} | others
     begins = {place.number: _begin(arguments.to, place.extent) for place in places}
-    if not anew:
-        _check_outputs_known(places)
-    lines = _announced(found, places, begins, anew)
+    _check_outputs_known([place for place in places if place.number not in anew])
+    lines = list(_announced(found, places, begins, anew))
+    if others:
+        lines.append(
+            "The log is another one: its offsets, and so the ids of its predictions, begin anew. "
+            "Name another output topic (kafka.output) or make it anew, or it holds two predictions "
+            "of one id."
+        )
     if not asked(lines, arguments.yes):
         return FOUND_PROBLEMS
     for place in places:
         meta = new_meta(begins[place.number], found.bundle.id)
-        emission = Emission(floor=0, anew=anew, resets=place.resets)
+        emission = Emission(floor=0, anew=place.number in anew, resets=place.resets)
         admin.install(config.kafka.input, place.number, meta, emission)
     if len(places) == len(found.places):
         admin.forget_topic(config.kafka.input)
@@ -59,6 +67,11 @@ def offset_at(option: str, text: str, extent: Extent) -> int:
     return offset
 
 
+def _is_beyond_the_log(place: Place) -> bool:
+    """Say whether something was folded or emitted that the log does not hold (any more)."""
+    return max(place.watermark or 0, place.out_upto or 0) > place.extent.end
+
+
 def _begin(to: str, extent: Extent) -> int:
     return offset_at("--to", to, extent)
 
@@ -74,7 +87,7 @@ def _check_outputs_known(places: Sequence[Place]) -> None:
 
 
 def _announced(
-    found: Survey, places: Sequence[Place], begins: Mapping[int, int], anew: bool
+    found: Survey, places: Sequence[Place], begins: Mapping[int, int], anew: Set[int]
 ) -> Iterator[str]:
     for place in places:
         states = 0 if place.held is None else place.held.states
@@ -84,7 +97,8 @@ def _announced(
             f"{found.bundle.id}"
         )
         upto = place.out_upto
-        if not anew and upto is not None and upto > begins[place.number]:
+        out = place.number not in anew and upto is not None and upto > begins[place.number]
+        if out and upto is not None:
             yield f"partition {place.number}: predictions up to offset {upto - 1} stay as they are"
     if anew:
         yield (

@@ -90,10 +90,11 @@ return {'ok', found}
 
 # ARGV: owner, layout, bundle that it must hold, bundle that it shall hold.
 _ADOPT = """
-local held = redis.call('HMGET', KEYS[1], '#V', '#M')
+local held = redis.call('HMGET', KEYS[1], '#V', '#M', '#R')
 if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return 0 end
+local resets = math.max(tonumber(held[3]) or 0, tonumber(ARGV[5]))
 redis.call('HINCRBY', KEYS[1], '#E', 1)
-redis.call('HSET', KEYS[1], '#O', ARGV[1], '#M', ARGV[4], '#L', '', '#C', '')
+redis.call('HSET', KEYS[1], '#O', ARGV[1], '#M', ARGV[4], '#L', '', '#C', '', '#R', resets)
 return 1
 """
 
@@ -268,10 +269,14 @@ class Admin:
         finally:
             self.redis.unlink(aside)
 
-    def adopt(self, topic: str, partition: int, before: str, bundle: str) -> bool:
-        """Take a partition's states over from bundle `before`; False: they changed meanwhile."""
-        name = self.name(topic, partition)
-        return bool(self.redis.eval(_ADOPT, 1, name, OWNER, LAYOUT, before, bundle))
+    def adopt(self, topic: str, place: int, before: str, bundle: str, resets: int) -> bool:
+        """Take a partition's states over from bundle `before`; False: they changed meanwhile.
+
+        `resets` is how often the outputs began anew as the group offset tells: Redis may have
+        forgotten a reset.
+        """
+        arguments = (OWNER, LAYOUT, before, bundle, resets)
+        return bool(self.redis.eval(_ADOPT, 1, self.name(topic, place), *arguments))
 
     def _aside(self, topic: str, partition: int, purpose: str) -> str:
         # The hash tag keeps it in the partition's slot; the rest keeps two operators apart.

@@ -107,8 +107,7 @@ def _meta_differences(
     if meta.keys() != META:
         yield "fields", f"exactly {_names(META)}", _names(meta)
     if meta.get("#K") != str(keys):
-        what = "#K (number of key states, for a state that is gone to be seen)"
-        yield what, f"{keys}, as many as there are", repr(meta.get("#K"))
+        yield "number of key states", f"{meta.get('#K')} (#K, as saved)", f"{keys}"
     if stored.fields != len(META) + keys:
         yield "HLEN", f"{len(META)} meta fields and {keys} states", f"{stored.fields} fields"
     got = meta.get("#L", "")

@@ -163,10 +163,12 @@ class Judge:
 
     # -- for the health page -----------------------------------------------------------------------
 
-    def unmoved_s(self, number: int, now_s: float) -> float | None:
-        """Return the seconds since a partition's W last moved, None when it is not known."""
+    def unmoved_s(self, number: int, saved: int, now_s: float) -> float | None:
+        """Return the seconds since a partition's W, now `saved`, last moved, None: not known."""
         clock = self._clocks.get(number)
-        return None if clock is None else now_s - clock.moved_s
+        if clock is None:
+            return None
+        return now_s - clock.moved_s if clock.reading.saved == saved else 0.0
 
     def log_end(self, number: int) -> int:
         """Return a partition's log end as last heard, 0 when it was not asked for."""

@@ -50,8 +50,11 @@ class Log(Protocol):
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions, 0 when it does not exist."""
 
-    async def identify(self, name: str) -> Topic:
-        """Return what tells a topic from another one of the same name; 0 partitions: no topic."""
+    async def identify(self, name: str, *, fresh: bool) -> Topic:
+        """Return what tells a topic from another one of the same name; 0 partitions: no topic.
+
+        Not `fresh`: what was last known will do, and nobody waits.
+        """
 
     def request_seek(self, owner: Any, offset: int) -> None:
         """Have the intake move the position; it calls owner.sought() afterwards."""
@@ -68,6 +71,7 @@ class Settings:
     nonce: str  # this worker's
     bundle: str  # bundle id
     reset_after_ms: int | None = None  # the bundle's: a key silent for longer starts cold again
+    frozen_after_s: float = 10.0  # no question of ACQUIRE takes longer, but for a frozen program
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,12 @@ async def retrying(
 
 def raise_if_refused(error: Exception) -> None:
     """Raise RedisRefuses for an error that trying again cannot mend."""
-    hopeless = isinstance(error, ResponseError) and str(error).startswith(
+    text = str(error)
+    hopeless = isinstance(error, ResponseError) and text.startswith(
         ("WRONGTYPE", "DB index", "invalid DB index")
     )
+    # redis.url names a cluster, or Sentinels, where there are none.
+    hopeless = hopeless or "cluster support disabled" in text or "command 'SENTINEL'" in text
     if hopeless or isinstance(error, AuthenticationError | NoPermissionError):
         raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
 

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 TRY_AGAIN_S = 2.0
 ASK_S = 5.0
-IDS_FOR_S = 0.5  # how long the broker's word on an id is good
 # What a broker answers that does not know topic ids.
 NO_IDS = (ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE)
 
@@ -83,17 +82,13 @@ class TopicIds:
     def __init__(self, kafka: Kafka) -> None:
         self._brokers = kafka.brokers
         self._admin: AdminClient | None = None
-        self._known: tuple[str, str] = ("", "")  # name and id
-        self._known_until_s = 0.0  # by the event loop's clock
 
     async def of(self, name: str) -> str:
-        """Return a topic's id, "" where the broker tells none. Raises KafkaError: no answer."""
-        now_s = asyncio.get_running_loop().time()
-        if self._known[0] != name or now_s >= self._known_until_s:
-            # aiokafka 0.14 knows no topic ids; librdkafka's call blocks.
-            self._known = (name, await asyncio.to_thread(self._ask, name))
-            self._known_until_s = now_s + IDS_FOR_S
-        return self._known[1]
+        """Return a topic's id, "" where the broker tells none. Raises KafkaError: no answer.
+
+        One question at a time: aiokafka 0.14 knows no topic ids, and librdkafka's call blocks.
+        """
+        return await asyncio.to_thread(self._ask, name)
 
     def _ask(self, name: str) -> str:
         if self._admin is None:

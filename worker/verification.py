@@ -104,7 +104,8 @@ class _Verification:
         if self._group is not None and not self._group.knows(target.input, self._count):
             raise Crash(
                 f"Redis holds no state of group {target.group!r} on topic {target.input!r}: "
-                "has its worker ever run? (--no-state compares the topics alone)"
+                "has its worker ever run? (keyfold-state list tells more; --no-state compares the "
+                "topics alone)"
             )
         for partition in range(self._count):
             self._partition(partition)
@@ -168,7 +169,8 @@ class _Verification:
             return start, False
         raise Crash(
             f"{self._target.input}:{partition}: expected all events since offset {base}, where the "
-            f"fold began, got a log that begins at {start}: nothing to compare with"
+            f"fold began, got a log that begins at {start}: nothing to compare with "
+            "(keyfold-state list shows the partitions; --archive FILE brings kept records)"
         )
 
     def _records(self, begin: _Begin, source: Extent) -> Iterator[Entry]:

@@ -37,7 +37,9 @@ LAST_WORDS_S = 5.0  # a log that takes no line any more does not keep the progra
 FRAMES = 4  # of a stuck event loop's stack in the log
 MOVING = (Phase.RUN, Phase.REWIND, Phase.DRAIN)
 
+WAITING_FOR_S = 8.0  # an error so old was overcome: tries come more often
 _waited_for_redis_s = float("-inf")
+_waiting_for = ""  # what that error said
 
 
 def note_waiting(error: BaseException) -> None:
@@ -46,9 +48,15 @@ def note_waiting(error: BaseException) -> None:
     An error of Kafka's does not count: the watchdog asks Kafka itself, and a client that fails
     while Kafka answers is just what it looks for.
     """
-    global _waited_for_redis_s  # one worker per program, and retrying() is everybody's
+    global _waited_for_redis_s, _waiting_for  # one worker per program
     if isinstance(error, RedisError | ConnectionError):
-        _waited_for_redis_s = time.monotonic()
+        _waited_for_redis_s, _waiting_for = time.monotonic(), f"{type(error).__name__}: {error}"
+
+
+def waiting_for_redis() -> str:
+    """Say why the worker waits for Redis, "" when it does not."""
+    recent = time.monotonic() - _waited_for_redis_s < WAITING_FOR_S
+    return f"Redis: {_waiting_for}" if recent else ""
 
 
 def reading(owner: Owner) -> Reading:
@@ -102,9 +110,9 @@ class Watchdog:
 
     # -- for the health page -----------------------------------------------------------------------
 
-    def unmoved_s(self, number: int) -> float | None:
-        """Return the seconds since a partition's W last moved, None when it is not known."""
-        return self._judge.unmoved_s(number, time.monotonic())
+    def unmoved_s(self, number: int, saved: int) -> float | None:
+        """Return the seconds since a partition's W, now `saved`, last moved, None: not known."""
+        return self._judge.unmoved_s(number, saved, time.monotonic())
 
     def log_end(self, number: int) -> int:
         """Return a partition's log end as the watchdog last heard it, 0 when it did not ask."""

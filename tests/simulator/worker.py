@@ -115,7 +115,7 @@ class Worker:
         owner.open = False
         yield
         self.world.count["fetch out of range"] += 1
-        owner.partition.out_of_range(offset, self.world.log.start)
+        owner.partition.out_of_range(offset)
 
     # -- pipeline ----------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ class MemoryLog:
         self.counted += 1
         return {topic: self.counts.get(topic, 0) for topic in topics}
 
-    async def identify(self, name: str) -> Topic:
+    async def identify(self, name: str, *, fresh: bool = True) -> Topic:
         """Return the topic's partitions and id."""
         return Topic((await self.partition_counts((name,)))[name], self.identity)
 
@@ -217,6 +217,7 @@ class Worker:
             nonce=options.pop("nonce", "me"),
             bundle=options.pop("bundle", model.bundle.id),
             reset_after_ms=manifest.events.reset_after_ms,
+            frozen_after_s=options.pop("frozen_after_s", 10.0),
         )  # fmt: skip
         self.shared = Surroundings(
             self.store, self.slots, self.codec, self.emitter, log, self.metrics, settings,

@@ -7,13 +7,17 @@ with its settings, and what Redis holds afterwards. No worker runs here. Importe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as Place
 from live_worker import make_events
 
 from keyfold.export.bundle import Bundle
@@ -100,18 +104,29 @@ class StateCase:
         return dict(zip(names, packed, strict=True))
 
     def commit(self, offset: int, metadata: str = "", partition: int = 0) -> None:
-        """Set the group's offset."""
-        consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": self.group})
-        at = TopicPartition(self.topic, partition, offset, metadata)
-        try:
-            consumer.commit(offsets=[at], asynchronous=False)
-        finally:
-            consumer.close()
+        """Set the group's offset as a worker's transaction does, by aiokafka.
+
+        confluent-kafka 2.16 sends a NUL behind the metadata, which then is not the worker's own.
+        """
+
+        async def set_offset() -> None:
+            where = TopicPartition(self.topic, partition)
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.kafka.address, group_id=self.group, enable_auto_commit=False
+            )
+            consumer.assign([where])
+            await consumer.start()
+            try:
+                await consumer.commit({where: OffsetAndMetadata(offset, metadata)})
+            finally:
+                await consumer.stop()
+
+        asyncio.run(set_offset())
 
     def delete_records(self, upto: int, partition: int = 0) -> None:
         """Let the log of a partition begin at `upto`."""
         admin = self.kafka.admin()  # kept: the answer comes through it
-        at = TopicPartition(self.topic, partition, upto)
+        at = Place(self.topic, partition, upto)
         (done,) = admin.delete_records([at]).values()
         done.result(20)
 

@@ -139,6 +139,28 @@ def test_broker_that_is_away_fails_acquire_and_tells_an_audit_nothing(error: Exc
     asyncio.run(main())
 
 
+def test_acquire_waits_for_fresh_word_on_the_topic_and_an_audit_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An audit that waits for a broker would keep the partition from saving."""
+    wanted: list[bool] = []
+
+    async def identify(self: MemoryLog, name: str, *, fresh: bool) -> Topic:
+        wanted.append(fresh)
+        return Topic(4, "id")
+
+    monkeypatch.setattr(MemoryLog, "identify", identify)
+
+    async def main() -> None:
+        scene = Scene()
+        await scene.ask(phases.AskTopic())
+        scene.partition.phase = Phase.RUN
+        await scene.ask(phases.AskTopic())
+        assert wanted == [True, False]
+
+    asyncio.run(main())
+
+
 def test_seek_is_noted_for_the_owner_and_not_done_here() -> None:
     async def main() -> None:
         scene = Scene()

@@ -1,14 +1,18 @@
 """The intake's hold on Faust: its private names, and the one rule about the Kafka position.
 
 The first part fails on a Faust or aiokafka that renamed what worker/intake.py overrides, so that it
-is noticed here. The second drives the intake task's own steps against a scripted consumer thread.
+is noticed here. The second drives the intake task's own steps against a scripted consumer thread,
+the third asks questions in a real thread, the fourth has scripted answers to them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +23,23 @@ import pytest
 from aiokafka.consumer import subscription_state
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import TopicPartition
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from keyfold.worker.intake import Consumer, ConsumerThread
+from keyfold.worker import intake as intake_module
+from keyfold.worker.consumer_thread import ConsumerThread
+from keyfold.worker.errors import Crash
+from keyfold.worker.intake import Consumer
+from keyfold.worker.protocol import GroupOffset, Topic
 
 # -- the contract with Faust -----------------------------------------------------------------------
 
@@ -90,8 +103,11 @@ def test_aiokafka_keeps_a_partition_s_position_where_the_intake_reads_it() -> No
 
 
 def test_faust_still_calls_perform_seek_under_a_timeout() -> None:
-    """Why it must not wait for Redis."""
-    assert "consumer.perform_seek(), timeout=" in inspect.getsource(Recovery._resume_streams)
+    """Why it must not wait for Redis, and must end the worker before that time is over."""
+    source = inspect.getsource(Recovery._resume_streams)
+    assert "consumer.perform_seek(), timeout=self.app.conf.broker_request_timeout" in " ".join(
+        source.split()
+    )
 
 
 # -- one owner of the position ---------------------------------------------------------------------
@@ -107,6 +123,8 @@ class ScriptedOwner:
     offered: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)  # told though no record came
     refused_at: list[int] = field(default_factory=list)
+    started: bool = False
+    drained: list[float] = field(default_factory=list)  # the deadlines
 
     @property
     def partition(self) -> Any:
@@ -124,8 +142,17 @@ class ScriptedOwner:
     def passed(self, position: int) -> None:
         self.positions.append(position)
 
-    async def out_of_range(self, offset: int) -> None:
+    def out_of_range(self, offset: int) -> None:
         self.refused_at.append(offset)
+
+    def start(self) -> None:
+        self.started = True
+
+    async def drain(self, deadline_s: float) -> None:
+        self.drained.append(deadline_s)
+
+    def hint_due(self) -> bool:
+        return False
 
 
 class ScriptedConsumer(Consumer):
@@ -283,3 +310,357 @@ def test_the_input_topic_is_left_out_of_fausts_livelock_warnings() -> None:
     thread = ConsumerThread.__new__(ConsumerThread)
     thread.app = SimpleNamespace(input_topic="in")
     thread.verify_event_path(0.0, TP("in", 0))  # Faust's would need a started consumer
+
+
+# -- questions to Kafka run beside Faust's queue ---------------------------------------------------
+
+
+class ThreadAlone(ConsumerThread):
+    """The consumer's thread with a loop and nothing else: no Faust service runs in it."""
+
+    def __init__(self, consumer: Any = None) -> None:
+        self.thread_loop = asyncio.new_event_loop()
+        self._consumer = consumer
+        self.hanging = self.ended = 0  # questions that never answer by themselves
+
+    async def hang(self) -> None:
+        self.hanging += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended += 1
+
+    async def where(self, number: int) -> tuple[int, str]:
+        return number, threading.current_thread().name
+
+    async def fail(self) -> None:
+        raise KafkaConnectionError("no broker")
+
+
+@contextmanager
+def thread_alone(consumer: Any = None) -> Iterator[ThreadAlone]:
+    """Run the loop of a consumer thread."""
+    made = ThreadAlone(consumer)
+    running = threading.Thread(target=made.thread_loop.run_forever, name="the consumer's")
+    running.start()
+    try:
+        yield made
+    finally:
+        made.thread_loop.call_soon_threadsafe(made.thread_loop.stop)
+        running.join()
+        made.thread_loop.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition. Raises TimeoutError."""
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+
+
+def test_two_questions_that_hang_keep_no_third_one_waiting() -> None:
+    """Faust's own queue has two places: two partitions without a leader would fill it."""
+
+    async def scenario(thread: ThreadAlone) -> None:
+        slow = [asyncio.create_task(thread.ask(thread.hang, timeout_s=60)) for _ in range(2)]
+        await until(lambda: thread.hanging == 2)
+        assert await asyncio.wait_for(thread.ask(thread.where, 7), 5) == (7, "the consumer's")
+        assert [task.done() for task in slow] == [False, False]
+        for task in slow:
+            task.cancel()  # who asks may be cancelled, too: by a revoked partition
+        await until(lambda: thread.ended == 2)
+        await asyncio.gather(*slow, return_exceptions=True)
+
+    with thread_alone() as thread:
+        asyncio.run(scenario(thread))
+
+
+def test_question_without_an_answer_ends_in_time_and_in_the_thread_too() -> None:
+    async def scenario(thread: ThreadAlone) -> None:
+        with pytest.raises(KafkaTimeoutError, match=r"hang: no answer within 0.05 s"):
+            await asyncio.wait_for(thread.ask(thread.hang, timeout_s=0.05), 5)
+        # Before the one who asked was told: nothing goes on there that nobody waits for.
+        assert (thread.hanging, thread.ended) == (1, 1)
+
+    with thread_alone() as thread:
+        asyncio.run(scenario(thread))
+
+
+def test_what_kafka_says_of_a_question_reaches_the_one_who_asked() -> None:
+    async def scenario(thread: ThreadAlone) -> None:
+        with pytest.raises(KafkaConnectionError, match="no broker"):
+            await thread.ask(thread.fail)
+
+    with thread_alone() as thread:
+        asyncio.run(scenario(thread))
+
+
+class OffsetsOf:
+    """aiokafka's consumer, as far as group offsets are set."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.assigned = {TopicPartition("in", number) for number in numbers}
+        self.set: list[dict[TopicPartition, Any]] = []
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.assigned
+
+    async def commit(self, offsets: dict[TopicPartition, Any]) -> None:
+        self.set.append(offsets)
+
+
+def test_group_offset_of_a_partition_that_is_not_assigned_any_more_is_an_error() -> None:
+    """Or ACQUIRE would believe that Kafka remembers where a group began."""
+    both = {TopicPartition("in", number): GroupOffset(5, "keyfold:init") for number in (0, 1)}
+    nobody, half = OffsetsOf(), OffsetsOf(1)
+    with thread_alone(nobody) as thread:
+        with pytest.raises(IllegalStateError, match="none of these partitions is assigned any mor"):
+            asyncio.run(thread.ask(thread.set_committed, both))
+        assert nobody.set == []
+    with thread_alone(half) as thread:
+        asyncio.run(thread.ask(thread.set_committed, both))
+        ((where, at),) = half.set[0].items()
+        assert (where, at.offset, at.metadata) == (TopicPartition("in", 1), 5, "keyfold:init")
+
+
+# -- what the consumer asks ------------------------------------------------------------------------
+
+
+class ScriptedThread:
+    """Answers questions by their name; `gate` holds the answers back. It has no queue to call."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked: list[tuple[str, float | None]] = []  # question and time limit
+        self.answers: dict[str, Any] = {}
+        self.before_answer: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "call_thread":
+            raise AttributeError(name)
+        return SimpleNamespace(__name__=name)
+
+    async def ask(self, question: Any, *_: Any, timeout_s: float | None = None) -> Any:
+        self.asked.append((question.__name__, timeout_s))
+        await self.gate.wait()
+        self.before_answer()
+        answer = self.answers.get(question.__name__)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class AskingConsumer(Consumer):
+    """The real consumer's questions and rebalances; Kafka is a script. Made inside a loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.failures: list[BaseException] = []
+        kafka = SimpleNamespace(request_timeout_s=10.0)
+        worker = SimpleNamespace(drain_s=30.0, outputs="at-least-once")
+        self.app = SimpleNamespace(
+            input_topic="in", failure=None, fail=self.failures.append,
+            config=SimpleNamespace(kafka=kafka, worker=worker),
+            new_owner=lambda number: ScriptedOwner(number),
+        )  # fmt: skip
+        self.log = SimpleNamespace(info=lambda *_: None)
+        self._thread = ScriptedThread()
+        self.owners: Any = {}
+        self.assigned: set[TP] = set()
+        self._seeks = {}
+        self._read_offset: Any = {}
+        self._committed_offset: Any = {}
+        self._counts, self._counts_at = None, float("-inf")
+        self._asked, self._asked_at, self._known = None, float("-inf"), None
+        self.identity, self.identified = "id-1", 0
+        self._ids: Any = SimpleNamespace(of=self._id_of)
+
+    def assignment(self) -> set[TP]:
+        return self.assigned
+
+    async def _id_of(self, name: str) -> str:
+        self.identified += 1
+        return self.identity
+
+
+def asking(scenario: Callable[[AskingConsumer], Any]) -> None:
+    """Run a scenario with a consumer that asks a script."""
+
+    async def main() -> None:
+        await scenario(AskingConsumer())
+
+    asyncio.run(main())
+
+
+AGENTS = TP("agents", 0)
+
+
+def test_partitions_are_those_assigned_after_the_agents_topics_were_sought() -> None:
+    """The assignment may change while Kafka is asked: two workers would own a partition."""
+
+    async def scenario(consumer: AskingConsumer) -> None:
+        stays, leaves = ScriptedOwner(1), ScriptedOwner(0)
+        consumer.owners = {0: leaves, 1: stays}
+        consumer.assigned = {TP("in", 0), TP("in", 1), TP("in", 2), AGENTS}
+        thread: Any = consumer._thread
+        thread.answers["seek_rest_to_committed"] = {AGENTS: 7}
+
+        def rebalance() -> None:
+            consumer.assigned = {TP("in", 1), TP("in", 3), AGENTS}
+
+        thread.before_answer = rebalance
+        await consumer.perform_seek()
+        assert consumer.owners.keys() == {1, 3}
+        assert consumer.owners[1] is stays
+        assert consumer.owners[3].started
+        # At once: it is another worker's already, which will see what was saved.
+        assert (leaves.drained, stays.drained) == ([0.0], [])
+        assert consumer._read_offset == consumer._committed_offset == {AGENTS: 7}
+        assert consumer.failures == []
+
+    asking(scenario)
+
+
+def test_without_agents_topics_an_assignment_asks_kafka_nothing() -> None:
+    async def scenario(consumer: AskingConsumer) -> None:
+        consumer.assigned = {TP("in", 0)}
+        await consumer.perform_seek()
+        assert consumer.owners.keys() == {0}
+        thread: Any = consumer._thread
+        assert thread.asked == []
+
+    asking(scenario)
+
+
+def test_slow_seek_of_agents_topics_ends_the_worker_before_faust_gives_up() -> None:
+    """Faust would log it, and handle no rebalance ever again: a worker that looks alive."""
+
+    async def scenario(consumer: AskingConsumer) -> None:
+        consumer.assigned = {TP("in", 0), AGENTS}
+        thread: Any = consumer._thread
+        thread.answers["seek_rest_to_committed"] = KafkaTimeoutError("no answer within 8 s")
+        await consumer.perform_seek()
+        ((name, limit_s),) = thread.asked
+        assert name == "seek_rest_to_committed"
+        assert 5 <= limit_s < consumer.app.config.kafka.request_timeout_s
+        (failure,) = consumer.failures
+        assert isinstance(failure, Crash)
+        assert str(failure).startswith("positions of the agents' topics: ")
+        assert consumer.owners == {}
+
+    asking(scenario)
+
+
+@pytest.mark.parametrize("error", [IllegalStateError("left"), KafkaTimeoutError("slow")])
+def test_hint_that_kafka_does_not_take_stops_nobody(error: Exception) -> None:
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers["set_committed"] = error
+        owner: Any = SimpleNamespace(
+            hint_due=lambda: True, partition=SimpleNamespace(number=0, saved=5)
+        )
+        await consumer._tell_kafka([owner])
+        assert thread.asked == [("set_committed", intake_module.HINT_TIMEOUT_S)]
+
+    asking(scenario)
+
+
+def test_every_question_of_an_owner_goes_beside_faust_s_queue() -> None:
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers = {
+            "committed": GroupOffset(5, ""), "log_bounds": (1, 2), "partition_counts": {"in": 4},
+        }  # fmt: skip
+        assert await consumer.group_offset("in", 0) == GroupOffset(5, "")
+        assert await consumer.bounds("in", 0) == (1, 2)
+        assert await consumer.partition_counts(["in", "none"]) == {"in": 4, "none": 0}
+        await consumer.set_group_offset("in", 0, GroupOffset(5, ""))
+        assert [name for name, _ in thread.asked] == [
+            "committed", "log_bounds", "partition_counts", "set_committed",
+        ]  # fmt: skip
+
+    asking(scenario)
+
+
+# -- what a topic is -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def always_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer count for nothing once it is there."""
+    monkeypatch.setattr(intake_module, "COUNTS_FOR_S", -1.0)
+
+
+def test_all_partitions_that_ask_what_a_topic_is_share_one_question() -> None:
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers["partition_counts"] = {"in": 4}
+        thread.gate.clear()
+        asked = [asyncio.create_task(consumer.identify("in", fresh=True)) for _ in range(5)]
+        await until(lambda: thread.asked)
+        asked[0].cancel()  # one that leaves takes the answer from nobody
+        thread.gate.set()
+        assert await asyncio.gather(*asked[1:]) == [Topic(4, "id-1")] * 4
+        assert (len(thread.asked), consumer.identified) == (1, 1)
+        assert await consumer.identify("in", fresh=True) == Topic(4, "id-1")  # in the same moment
+        assert (len(thread.asked), consumer.identified) == (1, 1)
+
+    asking(scenario)
+
+
+@pytest.mark.usefixtures("always_again")
+def test_what_is_known_of_a_topic_is_told_at_once_while_kafka_is_asked_again() -> None:
+    """An audit that waits for a broker would keep its partition from saving."""
+
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers["partition_counts"] = {"in": 4}
+        await consumer.identify("in", fresh=True)
+        thread.gate.clear()  # the broker hangs
+        begun = time.monotonic()
+        for _ in range(3):
+            answer = await asyncio.wait_for(consumer.identify("in", fresh=False), 5)
+            assert answer == Topic(4, "id-1")
+        assert time.monotonic() - begun < 5
+        await until(lambda: len(thread.asked) == 2)  # one more question, whoever asks
+        thread.answers["partition_counts"] = {"in": 5}
+        fresh = asyncio.create_task(consumer.identify("in", fresh=True))
+        await asyncio.sleep(0)
+        assert not fresh.done()  # ACQUIRE waits
+        thread.gate.set()
+        assert await fresh == Topic(5, "id-1")
+
+    asking(scenario)
+
+
+@pytest.mark.usefixtures("always_again")
+def test_what_kafka_said_of_a_topic_since_the_last_look_is_what_is_known() -> None:
+    """One partition looks once a second, and then each answer came after the look that asked."""
+
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers["partition_counts"] = {"in": 4}
+        await consumer.identify("in", fresh=True)
+        consumer.identity = "id-2"  # created anew
+        await consumer.identify("in", fresh=False)  # asks
+        await until(lambda: consumer.identified == 2)
+        await until(lambda: consumer._asked is not None and consumer._asked.done())
+        assert await consumer.identify("in", fresh=False) == Topic(4, "id-2")
+
+    asking(scenario)
+
+
+@pytest.mark.usefixtures("always_again")
+def test_broker_that_fails_to_say_what_a_topic_is_is_asked_again() -> None:
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers["partition_counts"] = KafkaTimeoutError("no answer within 5 s")
+        with pytest.raises(KafkaTimeoutError):
+            await consumer.identify("in", fresh=True)
+        thread.answers["partition_counts"] = {"in": 4}
+        assert await consumer.identify("in", fresh=True) == Topic(4, "id-1")
+
+    asking(scenario)

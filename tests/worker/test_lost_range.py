@@ -118,7 +118,7 @@ def test_range_that_is_lost_while_the_partition_runs_is_skipped_too(
             await worker.until_saved(LOST)
             worker.fetching = False
             log.records[0], log.starts[0] = [event(10, b"k")], FIRST
-            await worker.owners[0].out_of_range(LOST)  # what the broker says of the next fetch
+            worker.owners[0].out_of_range(LOST)  # what the broker says of the next fetch
             worker.fetching = True
             await worker.until_saved(11)
             assert said(worker)[-1] == (10, LOST + 1, True)

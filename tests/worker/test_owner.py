@@ -315,10 +315,46 @@ def test_shorter_log_halts_once_the_broker_refuses_the_position(
             await first.until_saved(5)
         log.records[0] = events(0, 2)
         async with running(model, log, valkey.url, 0) as second:
-            await second.until(lambda: second.owners[0].open)
-            await second.owners[0].out_of_range(4)
-            assert second.owners[0].partition.phase is Phase.HALT
-            assert "the log ends before offset 4" in second.owners[0].partition.halted
+            owner = second.owners[0]
+            await second.until(lambda: owner.open)
+            second.fetching = False
+            owner.out_of_range(4)
+            assert not owner.open, "records of the refused position might be offered"
+            await second.until_phase(Phase.HALT)
+            assert "the log ends before offset 4" in owner.partition.halted
+            # Tried again: the same fetch is refused, and that is no other HALT.
+            second.fetching = True
+            await second.until(lambda: owner.open)
+            owner.out_of_range(4)
+            await second.until_phase(Phase.HALT)
+            assert second.metrics.halts == 1
+            log.append(*events(2, 7))  # the log is put back
+            await second.until_saved(7)
+            assert second.crashes == []
+
+    run(main())
+
+
+def test_refused_position_asks_kafka_nothing_where_the_intake_waits_for_it(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    """One partition without a leader must not keep the fetches of all others waiting."""
+
+    async def main() -> None:
+        log.append(*events(0, 5))
+        async with running(model, log, valkey.url, 0) as worker:
+            await worker.until_saved(5)
+            worker.fetching = False
+            owner, asked = worker.owners[0], log.asked
+            log.failures = [KafkaConnectionError("no leader")] * 2
+            log.starts[0] = 5
+            # No await: in the present turn of the loop nothing can have been asked.
+            owner.out_of_range(5)
+            assert (owner.partition.phase, owner.open) == (Phase.ACQUIRE, False)
+            assert (log.asked, len(log.failures)) == (asked, 2)
+            await worker.until_phase(Phase.HALT)  # by the owner's own task, in its own time
+            assert log.failures == []
+            assert worker.crashes == []
 
     run(main())
 

@@ -210,6 +210,45 @@ def test_group_offset_of_another_log_halts_instead_of_silencing_this_one() -> No
     assert partition.emit_from == LOG_END
 
 
+def test_group_offset_of_another_log_stays_so_though_this_log_grows_beyond_it() -> None:
+    # Or the events that came meanwhile would never be emitted, because a HALT is tried again.
+    partition = once()
+    c = GroupOffset(LOG_END + 1, outputs_metadata(0))
+    for log_end in (LOG_END, LOG_END + 1, LOG_END + 500):
+        assert judge(partition, acquired(committed=100), log_end=log_end, group_offset=c) is None
+        assert partition.phase is Phase.HALT
+        assert partition.halted == partition.halts.log_too_short(LOG_END + 1)
+        partition.acquire()
+    # The operator's reset: that group offset is of before it.
+    reply = acquired(0, resets=1)
+    assert judge(partition, reply, log_end=LOG_END + 500, group_offset=c) == 0
+    assert partition.emit_from == 0
+
+
+def test_group_offset_beyond_the_log_is_not_held_against_later_ones() -> None:
+    partition = once()
+    c = GroupOffset(LOG_END + 1, outputs_metadata(0))
+    assert judge(partition, acquired(committed=100), group_offset=c) is None
+    partition.acquire()
+    later = GroupOffset(LOG_END + 2, outputs_metadata(0))
+    reply = acquired(committed=100)
+    assert judge(partition, reply, log_end=LOG_END + 2, group_offset=later) == 100
+    assert partition.emit_from == LOG_END + 2
+
+
+def test_group_offset_that_went_back_is_lost_and_halts() -> None:
+    """Kafka lost writes: predictions from there on may be out, nobody knows how many."""
+    partition = once()
+    back, reply = GroupOffset(109, C_OF_2), acquired(committed=110, resets=2)
+    assert judge(partition, reply, group_offset=back) is None
+    assert partition.halted == partition.halts.outputs_unknown(100, 110, LOG_END)
+    partition.acquire()
+    assert judge(partition, reply, group_offset=GroupOffset(110, C_OF_2)) == 100
+    assert partition.emit_from == 110
+    partition.acquire()
+    assert judge(partition, reply, log_end=100, group_offset=back) == 100  # nothing to emit
+
+
 def test_group_offset_that_is_gone_matters_to_nobody_at_the_log_s_end() -> None:
     partition = once()
     assert judge(partition, acquired(committed=100), log_end=100) == 100
@@ -245,7 +284,14 @@ OTHER_BUNDLE = Refused("bundle", "new", "old", watermark=100, base=40)
 
 @pytest.mark.parametrize(
     ("change", "log_start", "begin"),
-    [("halt", 0, None), ("rebuild", 0, 40), ("rebuild", 60, 60), ("reset", 60, 100)],
+    [
+        ("halt", 0, None),
+        ("rebuild", 0, 40),
+        ("rebuild", 40, 40),
+        # A part of what they were made of is gone: all keys would start cold without a word.
+        ("rebuild", 41, None),
+        ("reset", 60, 100),
+    ],
 )
 def test_states_of_another_bundle_are_folded_anew_only_as_the_operator_decided(
     change: str, log_start: int, begin: int | None
@@ -385,26 +431,55 @@ def test_position_moves_no_partition_outside_run(running: Partition, phase: Phas
     assert (running.applied, running.next_offset) == (100, 100)
 
 
-def test_position_below_the_log_start_is_judged_anew(running: Partition) -> None:
-    running.out_of_range(100, log_start=120)
-    assert running.phase is Phase.ACQUIRE
+def test_refused_position_is_judged_by_a_new_acquire(running: Partition) -> None:
+    running.out_of_range(100)
+    assert (running.phase, running.fence) == (Phase.ACQUIRE, None)
 
 
-def test_position_beyond_the_log_end_halts(running: Partition) -> None:
-    running.out_of_range(100, log_start=0)
-    assert running.phase is Phase.HALT
+def test_refused_position_below_the_log_start_is_one_of_lost_events(running: Partition) -> None:
+    running.out_of_range(100)
+    assert judge(running, acquired(100), log_start=120) is None
+    assert running.halted == running.halts.events_lost(100, 120)
+
+
+def test_position_refused_where_it_would_be_again_is_beyond_the_log_end(running: Partition) -> None:
+    running.out_of_range(100)
+    assert judge(running, acquired(100)) is None
+    assert phase_of(running) is Phase.HALT
     assert running.halted == running.halts.log_too_short(100)
+    # Only a fetch can tell whether it still is: the log may have grown, or have been put back.
+    running.acquire()
+    assert judge(running, acquired(100)) == 100
+    assert phase_of(running) is Phase.SEEK
 
 
-@pytest.mark.parametrize("phase", [Phase.UNASSIGNED, Phase.DRAIN, Phase.ACQUIRE, Phase.REWIND])
+def test_position_refused_at_the_last_record_is_beyond_the_log_end(partition: Partition) -> None:
+    at_fingerprint(partition, Rec(99))
+    partition.out_of_range(99)
+    assert judge(partition, acquired(100, Fingerprint.of(Rec(99)))) is None
+    assert partition.halted == partition.halts.log_too_short(99)
+
+
+def test_refused_position_that_is_left_anyway_halts_nobody(running: Partition) -> None:
+    running.out_of_range(104)  # fetched beyond W when retention, or a new leader, cut the log
+    assert judge(running, acquired(100)) == 100
+    assert phase_of(running) is Phase.SEEK
+    # Nor does a later ACQUIRE that leads there: that was another fetch.
+    running.acquire()
+    assert judge(running, acquired(104)) == 104
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.UNASSIGNED, Phase.DRAIN, Phase.ACQUIRE, Phase.REWIND, Phase.HALT]
+)
 def test_late_word_about_the_position_moves_no_partition_that_has_left_it(
     running: Partition, phase: Phase
 ) -> None:
-    # The intake asks the broker for the log's start in between: meanwhile the phase may change.
-    for log_start in (0, 120):
-        running.phase = phase
-        running.out_of_range(100, log_start)
-        assert running.phase is phase
+    running.phase = phase
+    running.out_of_range(100)
+    assert running.phase is phase
+    running.acquire()
+    assert judge(running, acquired(100)) == 100  # nor is it held against the next position
 
 
 # -- cursors and saves -----------------------------------------------------------------------------
@@ -476,7 +551,7 @@ def test_another_owner_stops_this_one(running: Partition, other: Fence) -> None:
 
 
 def test_another_owner_found_while_loading_stops_this_one(running: Partition) -> None:
-    with pytest.raises(NotOwner, match="another worker owns it"):
+    with pytest.raises(NotOwner, match="another worker, or an operator"):
         running.judge_held(held(100, Fence(8, "other", "bundle")), since=100)
     assert phase_of(running) is Phase.UNASSIGNED
 

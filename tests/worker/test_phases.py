@@ -245,18 +245,58 @@ def test_other_bundle_halts_unless_the_operator_decided_otherwise() -> None:
     assert partition.halted == partition.halts.refused(OTHER_BUNDLE)
 
 
-@pytest.mark.parametrize(("change", "begin"), [("rebuild", 5), ("reset", 20)])
+@pytest.mark.parametrize(("change", "begin"), [("rebuild", 2), ("reset", 20)])
 def test_other_bundle_s_states_begin_anew_and_nothing_is_emitted_again(
     change: str, begin: int
 ) -> None:
     partition = acquiring(bundle_change=change)
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(5, 30, 5), OTHER_BUNDLE, Acquired(FENCE, begin, None, floor=20),
+        TOPIC, None, LogBounds(2, 30, 2), OTHER_BUNDLE, Acquired(FENCE, begin, None, floor=20),
         None,
     )  # fmt: skip
     assert asked[3:] == [TakeFence(None), BeginAnew(OTHER_BUNDLE, begin, 20), Seek(begin)]
     assert partition.emit_from == 20
+
+
+def test_other_bundle_s_states_are_left_alone_where_retention_took_their_first_events() -> None:
+    partition = acquiring(bundle_change="rebuild")
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(3, 30, 3), OTHER_BUNDLE)
+    assert asked[-1] == TakeFence(None)  # nothing is dropped
+    assert partition.halted == partition.halts.refused(OTHER_BUNDLE)
+
+
+def test_refused_position_is_held_against_the_log_by_the_acquire_that_follows() -> None:
+    partition = running()
+    partition.out_of_range(10)
+    asked = talk(
+        phases.acquire(partition), TOPIC, None, LogBounds(0, 5, 0), Acquired(FENCE, 10, None)
+    )
+    assert asked[-1] == TakeFence(None)  # and no seek
+    assert (partition.phase, partition.halted) == (
+        Phase.HALT, partition.halts.log_too_short(10),
+    )  # fmt: skip
+
+
+def test_exactly_once_group_offset_below_the_one_that_redis_knows_halts() -> None:
+    partition = acquiring(exactly_once=True)
+    talk(
+        phases.acquire(partition),
+        TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=25),
+        GroupOffset(24, outputs_metadata(0)), LogBounds(0, 30, 0),
+    )  # fmt: skip
+    assert partition.halted == partition.halts.outputs_unknown(20, 25, 30)
+
+
+def test_adopt_ends_the_halt_of_a_reset_that_redis_forgot() -> None:
+    c, log = GroupOffset(15, outputs_metadata(1)), LogBounds(0, 30, 0)
+    partition = acquiring(exactly_once=True)
+    talk(phases.acquire(partition), TOPIC, None, None, log, Acquired(FENCE, 20, LAST), c, log)
+    assert phase_of(partition) is Phase.HALT
+    partition.acquire()
+    adopted = Acquired(FENCE, 20, None, resets=1)  # adopt counts what the group offset tells
+    talk(phases.acquire(partition), TOPIC, None, None, log, adopted, c, log, None)
+    assert (phase_of(partition), partition.emit_from) == (Phase.SEEK, 20)
 
 
 def test_other_bundle_s_states_that_changed_meanwhile_halt_and_are_judged_anew_later() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from confluent_kafka import Producer
 from state_case import StateCase
@@ -20,6 +21,7 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.kafka_log import KafkaLog
+from keyfold.worker.state_codec import StateCodec, States
 from keyfold.worker.state_erase import default_partition, murmur2
 from local.services import KafkaService, Valkey
 
@@ -176,6 +178,59 @@ def test_a_key_that_came_back_since_counts_as_erased_and_the_receipt_says_so(
     place, _ = json.loads(receipt.read_text())["partitions"]
     assert place["state"] == "begun anew by events after the tombstone"
     capsys.readouterr()
+
+
+def mark(case: StateCase, key: bytes, offset: int, steps: int = 0) -> bytes:
+    """Return what a tombstone leaves behind a lost range: a state of no steps and no numbers."""
+    manifest = case.bundle.manifest
+    tensors = {s.input: np.zeros((1, 4), np.float32) for s in manifest.states}
+    number, time_ms = np.array([offset], np.int64), np.array([1_700_000_000_000], np.int64)
+    states = States(
+        np.array([steps], np.uint64), number, time_ms, time_ms, np.zeros(1, np.bool_), tensors
+    )
+    (packed,) = StateCodec(manifest).pack([key], states)
+    return packed
+
+
+def test_behind_a_lost_range_the_mark_of_the_tombstone_counts_as_erased(
+    case: StateCase, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    case.plant(0, watermark=10, keys=1, G="2-4")
+    receipt, left = tmp_path / "receipt.json", mark(case, b"key-0", 12)
+    with served(case, lambda: case.redis.hset(case.name(), ":key-0", left)):
+        assert case.run("erase", "--key", "key-0", "--receipt", str(receipt), "--yes") == 0
+    assert "erased: key with SHA-256 " in capsys.readouterr().out
+    assert receipt.exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "steps"),
+    [
+        (11, 0),  # of an earlier tombstone: this one has changed nothing yet
+        (12, 1),  # no tombstone makes a step
+    ],
+)
+def test_no_other_state_passes_for_the_mark_of_the_tombstone(
+    case: StateCase, capsys: pytest.CaptureFixture[str], tmp_path: Path, offset: int, steps: int
+) -> None:
+    case.plant(0, watermark=10, keys=1, G="2-4")
+    receipt, left = tmp_path / "receipt.json", mark(case, b"key-0", offset, steps)
+    flags = ("--timeout", "1", "--receipt", str(receipt), "--yes")
+    with served(case, lambda: case.redis.hset(case.name(), ":key-0", left)):
+        assert case.run("erase", "--key", "key-0", *flags) == 1
+    assert f"{case.topic}:0: the state is still in Redis" in capsys.readouterr().out
+    assert not receipt.exists()
+
+
+def test_a_damaged_mark_is_no_proof(
+    case: StateCase, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    case.plant(0, watermark=10, keys=1, G="2-4")
+    left = bytearray(mark(case, b"key-0", 12))
+    left[-1] ^= 1  # a tensor's: offset and steps still read well
+    with served(case, lambda: case.redis.hset(case.name(), ":key-0", bytes(left))):
+        assert case.run("erase", "--key", "key-0", "--timeout", "1", "--yes") == 1
+    assert f"{case.topic}:0: the state is still in Redis" in capsys.readouterr().out
 
 
 def test_a_bundle_without_tombstones_cannot_erase(

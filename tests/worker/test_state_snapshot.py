@@ -184,8 +184,9 @@ def test_restore_puts_the_states_back_under_a_higher_fence(
         "partition 0: replaces 1 key states (folded up to offset 12)\n"
         "A worker folds again from there; predictions from there on are emitted again, under the "
         "same ids.\n"
-        "A running owner of these partitions stops and must be restarted.\n"
-        "done; a halted worker goes on within seconds\n"
+        "A worker that runs these partitions ends with status 70: its supervisor restarts it. "
+        "One that is halted goes on within ten seconds.\n"
+        "done\n"
     )
     assert case.stored() == states
     # What is out stays out, and what began anew since is not taken back.

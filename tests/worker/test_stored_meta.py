@@ -36,8 +36,8 @@ def test_a_missing_meta_field_is_found(case: Case, missing: str) -> None:
 def test_another_number_of_states_than_told_is_found(case: Case, number: str) -> None:
     case.served.meta["#K"] = number
     where, expected, got = only(case.verify(), Fault.WRONG_STATE)
-    assert where.startswith("{g:in:2} #K (number of key states")
-    assert (expected, got) == (f"{KEYS}, as many as there are", repr(number))
+    assert where.startswith("{g:in:2} number of key states")
+    assert (expected, got) == (f"{number} (#K, as saved)", f"{KEYS}")
 
 
 def test_a_state_deleted_behind_the_worker_s_back_is_found_twice(case: Case) -> None:

@@ -191,4 +191,5 @@ def test_without_a_limit_nothing_is_asked_and_nothing_is_stuck() -> None:
     assert life.stuck_within(100 * LIMIT_S) is None
     assert life.asked == 0
     assert life.judge.stalled_s(1e9) is None
-    assert life.judge.unmoved_s(0, life.now_s) == life.now_s - TICK_S
+    assert life.judge.unmoved_s(0, 5, life.now_s) == life.now_s - TICK_S
+    assert life.judge.unmoved_s(0, 6, life.now_s) == 0.0  # W has moved since the last look

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
@@ -70,21 +71,30 @@ class CountedIds(TopicIds):
         return f"{name}-{self.asked}"
 
 
-def test_all_partitions_that_ask_in_the_same_moment_are_one_question_to_the_broker() -> None:
+def test_word_on_a_topic_s_id_is_never_an_old_one() -> None:
+    # Who shares an answer, and for how long, is the intake's business alone (test_intake.py).
     async def main() -> None:
         ids = CountedIds()
-        assert [await ids.of("t") for _ in range(5)] == ["t-1"] * 5
-        assert await ids.of("u") == "u-2"
+        assert [await ids.of("t"), await ids.of("t"), await ids.of("u")] == ["t-1", "t-2", "u-3"]
 
     asyncio.run(main())
 
 
-def test_word_on_a_topic_s_id_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics_module, "IDS_FOR_S", 0.0)
+def test_question_for_a_topic_s_id_keeps_nothing_else_waiting() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Blocking(TopicIds):
+        def _ask(self, name: str) -> str:
+            asked.set()
+            assert answer.wait(10)
+            return "id"
 
     async def main() -> None:
-        ids = CountedIds()
-        assert [await ids.of("t"), await ids.of("t")] == ["t-1", "t-2"]
+        question = asyncio.create_task(Blocking(Kafka("127.0.0.1:1", "in", "out")).of("t"))
+        assert await asyncio.to_thread(asked.wait, 10)
+        assert not question.done()  # and this line ran beside it
+        answer.set()
+        assert await question == "id"
 
     asyncio.run(main())
 

@@ -209,7 +209,7 @@ class Playing:
 
     def _settled(self) -> bool:
         with suppress(redis.RedisError, KafkaException, OSError):
-            return self._scene.all_saved()
+            return self._scene.all_saved() and self._scene.all_of_its_bundle()
         return False
 
     def _cure(self) -> None:

@@ -117,6 +117,11 @@ class Scene:
         found = {n: self.redis.hget(self.hash_name(n), "#O") for n in range(self.partitions)}
         return {number: (nonce or b"").decode() for number, nonce in found.items()}
 
+    def all_of_its_bundle(self) -> bool:
+        """Whether every partition's states are of the bundle that is to be served."""
+        found = {self.redis.hget(self.hash_name(n), "#M") for n in range(self.partitions)}
+        return found == {self.bundle.id.encode()}
+
     def fields(self, partition: int) -> list[bytes]:
         """Return the names of a partition's state fields."""
         names = self.redis.hkeys(self.hash_name(partition))
