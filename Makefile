@@ -31,7 +31,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit integration check format bench bench-outputs simulate faults cmapss up down lock clean
+.PHONY: help demo demo-quick test unit integration long check format bench bench-outputs simulate faults cmapss up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,11 @@ unit: $(VENV)/installed-dev ## the tests that need no services
 
 integration: $(VENV)/installed-dev ## the tests on Kafka and Valkey, which they start themselves
 	@$(BIN)/python deploy/local/prepare_kafka.py
-	$(BIN)/pytest -m integration $(ARGS)
+	$(BIN)/pytest -m "integration and not long" $(ARGS)
+
+long: $(VENV)/installed-dev ## tests that wait for real time limits, minutes each
+	@$(BIN)/python deploy/local/prepare_kafka.py
+	$(BIN)/pytest -m long $(ARGS)
 
 check: $(VENV)/installed-dev ## format, lint, types, imports, deployment files
 	$(BIN)/ruff format --check .

@@ -104,7 +104,12 @@ def watching(serving: Serving) -> Iterator[Watching]:
 EVENTS = make_events(600, 50)
 
 
-@pytest.mark.parametrize("place", ["fetch", "fetcher", "thread", "step", "loop", "emit"])
+LONG = [
+    pytest.param(place, marks=pytest.mark.long) for place in ("fetcher", "thread", "step", "emit")
+]
+
+
+@pytest.mark.parametrize("place", ["fetch", "loop", *LONG])
 def test_a_worker_that_hangs_is_ended_and_another_one_takes_over(
     watching: Watching, place: str
 ) -> None:
@@ -254,7 +259,8 @@ def test_a_worker_is_not_ready_before_its_partitions_run_but_it_is_live(
     worker = watching.start()
     serving.wait_until(
         lambda: watching.statuses() == (200, 503, 200)
-        and "acquire" in serving.get(watching.port, "/ready")[1]["why"],
+        and "waiting for Redis" in serving.get(watching.port, "/ready")[1]["why"]
+        and "ConnectionError" in serving.get(watching.port, "/health")[1]["waiting_for"],
         "the pages", [worker],
     )  # fmt: skip
     serving.valkey.start()
