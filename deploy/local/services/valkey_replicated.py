@@ -135,7 +135,7 @@ class ValkeyReplicated(ServiceGroup):
 
     def ready(self) -> None:
         """Return once the replica follows the primary and the Sentinels know all of it."""
-        self.wait_replicating()
+        self.catch_up()
 
     def primary(self) -> ValkeyNode:
         """Return the Valkey that the Sentinels name as primary."""
@@ -172,6 +172,8 @@ class ValkeyReplicated(ServiceGroup):
             if node.running:
                 with node.client() as client:
                     client.execute_command("ACL", "SETUSER", "default", "+psync", "+sync")
+                    # A Sentinel that demotes a node has it write its settings down, these too.
+                    client.config_rewrite()
         self.wait_replicating()
 
     def failover(self) -> ValkeyNode:

@@ -74,7 +74,7 @@ def run_schedule(
         (folder / "traceback.txt").write_text(traceback.format_exc())
     finally:
         workers.kill()
-        stage.heal()
+        _heal_or_renew(stage, services, result)
         with suppress(Exception):
             sender.finish()
         result.struck = [strike.kind for strike in stage.strikes]
@@ -83,6 +83,15 @@ def run_schedule(
         if result.good:
             scene.close()
     return result
+
+
+def _heal_or_renew(stage: Stage, services: Services, result: Result) -> None:
+    try:
+        stage.heal()
+    except Exception as error:  # noqa: BLE001 - the seam: services in ruins must not end the others
+        result.problems.append(f"not healed: {type(error).__name__}: {str(error)[:200]}")
+        result.outcome = "failed"
+        services.renew(result.schedule.store)
 
 
 class Playing:

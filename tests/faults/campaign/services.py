@@ -47,6 +47,12 @@ class Services:
             self._stack.callback(self._stores[name].close)
         return self._stores[name]
 
+    def renew(self, name: str) -> None:
+        """End a Redis variant that cannot be brought back; the next schedule gets another."""
+        store = self._stores.pop(name, None)
+        if store is not None:
+            store.close()
+
     def allowed(self) -> Allowed:
         """Return what can be drawn here."""
         return Allowed(stores=tuple(STORES), brokers=self._count)
