@@ -212,7 +212,13 @@ class Consumer(driver.Consumer):
                 await self._tell_kafka(running)
 
     async def _check_group(self) -> None:
-        """End a worker that the group does not let in: no fetch would ever say so."""
+        """End a worker that the group does not let in: no fetch would ever say so.
+
+        And see, also without partitions, whether the topic is what aiokafka takes it for: a leader
+        that does not know it (it started while Kafka was away) gives nothing to anybody.
+        """
+        with contextlib.suppress(KafkaError):
+            await self.partition_counts((self.app.input_topic,))
         try:
             await self._thread.ask(self._thread.check_group)
         except KafkaTimeoutError:

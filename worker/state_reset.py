@@ -39,7 +39,9 @@ def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
         return FOUND_PROBLEMS
     for place in places:
         meta = new_meta(begins[place.number], found.bundle.id)
-        emission = Emission(floor=0, anew=place.number in anew, resets=place.resets)
+        # Else predictions of events before the former base, never made, would be looked for.
+        floor = 0 if place.number in anew else place.out_upto or 0
+        emission = Emission(floor, anew=place.number in anew, resets=place.resets)
         admin.install(config.kafka.input, place.number, meta, emission)
     if len(places) == len(found.places):
         admin.forget_topic(config.kafka.input)
@@ -99,7 +101,10 @@ def _announced(
         upto = place.out_upto
         out = place.number not in anew and upto is not None and upto > begins[place.number]
         if out and upto is not None:
-            yield f"partition {place.number}: predictions up to offset {upto - 1} stay as they are"
+            yield (
+                f"partition {place.number}: predictions up to offset {upto - 1} stay as they are; "
+                "none is emitted about offsets below"
+            )
     if anew:
         yield (
             "Every key starts cold; predictions from there on are emitted again, under the same "

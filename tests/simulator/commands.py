@@ -51,7 +51,9 @@ def reset(world: World, begin: int | None = None) -> bool:
     # Of another log the group offset says nothing.
     other = world.coordinator.of_log not in (None, log)
     anew = not world.exactly_once or not known or other or world.random() < 0.3
-    _install(world, begin, floor=0, anew=anew)
+    # What is out stays out; what is below it and never was (the fold began later) stays in.
+    floor = 0 if anew else _out_upto(world, held) or 0
+    _install(world, begin, floor=floor, anew=anew)
     world.redis.topic = None
     return True
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiokafka
 import faust
@@ -664,3 +664,40 @@ def test_broker_that_fails_to_say_what_a_topic_is_is_asked_again() -> None:
         assert await consumer.identify("in", fresh=True) == Topic(4, "id-1")
 
     asking(scenario)
+
+
+def test_a_worker_without_partitions_looks_at_the_topic_too() -> None:
+    """A leader that started while Kafka was away knows no partitions and gives none to anybody."""
+
+    async def scenario(consumer: AskingConsumer) -> None:
+        thread: Any = consumer._thread
+        thread.answers = {"partition_counts": {"in": 4}, "check_group": None}
+        await consumer._check_group()
+        assert [name for name, _ in thread.asked] == ["partition_counts", "check_group"]
+
+    asking(scenario)
+
+
+@pytest.mark.parametrize(("known", "forced"), [(None, 1), ({0, 1}, 1), ({0, 1, 2}, 0)])
+def test_metadata_older_than_the_topic_is_asked_for_at_once(
+    known: set[int] | None, forced: int
+) -> None:
+    """Aiokafka would look again after five minutes."""
+    updates: list[None] = []
+    fresh = SimpleNamespace(topics=lambda: {"in"}, partitions_for_topic=lambda topic: {0, 1, 2})
+
+    async def fetch() -> Any:
+        return fresh
+
+    client = SimpleNamespace(
+        fetch_all_metadata=fetch,
+        cluster=SimpleNamespace(partitions_for_topic=lambda topic: known),
+        force_metadata_update=lambda: updates.append(None),
+    )
+    thread = SimpleNamespace(
+        _ensure_consumer=lambda: SimpleNamespace(_client=client),
+        app=SimpleNamespace(input_topic="in"),
+    )
+    asked = ConsumerThread.partition_counts(cast(Any, thread))
+    assert asyncio.run(asked) == {"in": 3}
+    assert len(updates) == forced
