@@ -96,9 +96,11 @@ class Oracle:
             return
         self.out.add(where)
         of_key = (lineage.era, output.key)
-        if output.offset < self._first.get(of_key, -1):
+        # At least once a frozen worker may still hold outputs of events that were lost meanwhile.
+        late = not self._world.exactly_once and output.offset < self._world.skipped_upto
+        if output.offset < self._first.get(of_key, -1) and not late:
             raise Violation(f"key {output.key!r}: {output.offset} first seen after a later one")
-        self._first[of_key] = output.offset
+        self._first[of_key] = max(output.offset, self._first.get(of_key, -1))
 
     # -- saves -------------------------------------------------------------------------------------
 

@@ -133,6 +133,7 @@ class SimRedis:
         ):
             raise NotOwner("the fence was taken meanwhile")
         held.lost = (*held.lost, (held.watermark, upto))
+        self.world.skipped_upto = max(self.world.skipped_upto, upto)
         held.watermark, held.last = upto, None
         held.lineage = self.world.continued(held, upto, upto, held.lineage.era)
         self.wrote()

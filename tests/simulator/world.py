@@ -64,6 +64,7 @@ class World:
         self.now_ms = 1_000_000
         self.moves = 0
         self.happened: set[str] = set()  # faults that may lead to a HALT
+        self.skipped_upto = 0  # end of the last range of events given up as lost
         self.uids = 0
         self.era = 0  # grows when outputs begin anew
         self.era_of: dict[int, int] = defaultdict(int)  # number of resets -> era
