@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException, Producer
 from campaign.traffic import Chunk, Record
 
 FLUSH_S = 40.0  # a killed broker must be back within this
+STUCK_S = 10.0  # of a transaction's records; see _send_transaction
 
 
 class Sender(threading.Thread):
@@ -30,7 +31,7 @@ class Sender(threading.Thread):
         self.paused = threading.Event()  # set: nothing is sent, not even in a hurry
         self.error: BaseException | None = None  # what stopped it
         self.sent = 0  # records acked, those of aborted transactions too
-        settings: dict[str, str | int | float | bool] = {
+        self._settings: dict[str, str | int | float | bool] = {
             "bootstrap.servers": brokers,
             "partitioner": "murmur2_random",
             "enable.idempotence": True,
@@ -40,8 +41,9 @@ class Sender(threading.Thread):
             "log_level": 2,
         }
         if self._transactional:
-            settings["transactional.id"] = f"{topic}-sender"
-        self._producer = Producer(settings)
+            self._settings["transactional.id"] = f"{topic}-sender"
+            self._settings["message.timeout.ms"] = int(STUCK_S * 1000)
+        self._producer = Producer(self._settings)
 
     def run(self) -> None:
         """Send everything."""
@@ -98,10 +100,13 @@ class Sender(threading.Thread):
                 end = self._producer.abort_transaction if chunk.aborted else self._end
                 end()
                 return
-            except KafkaException as error:
-                if time.monotonic() > deadline or not error.args[0].txn_requires_abort():
+            except KafkaException:
+                if time.monotonic() > deadline:
                     raise
-                self._producer.abort_transaction()
+                # A new one ends the open transaction, and forgets the leader epochs of a topic
+                # that was deleted: librdkafka holds them above those of its successor.
+                self._producer = Producer(self._settings)
+                self._producer.init_transactions(FLUSH_S)
 
     def _end(self) -> None:
         while True:
