@@ -20,21 +20,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.anomaly import Back
+from keyfold.export.columns import check_targets
 from keyfold.export.errors import BundleError, SpecError
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
+from keyfold.export.front import Front
+from keyfold.export.states import DTYPES as DTYPES
+from keyfold.export.states import OWN_PREFIXES, cold
+from keyfold.export.states import StateSpec as StateSpec
+from keyfold.export.states import Tensors as Tensors
 
 FORMAT = "keyfold-bundle"
-VERSION = "1.0"  # same major: readable
+VERSION = "1.1"  # same major: readable
+FIRST_VERSION = "1.0"  # of a manifest that needs nothing newer: its id stays what it was
 MANIFEST, STEP, GOLDEN = "manifest.json", "step.onnx", "golden.npz"
 ID_LENGTH = 16  # hex digits of SHA-256
 MAX_STATE_BYTES = 64 * 1024  # of one key; a larger one makes every save slow
 TOLERANCE = 1e-5  # times max(1, RMS of the golden output): float32 noise across CPU kinds
 
-# numpy's name of a state tensor's element type -> ONNX's
-DTYPES = {"float32": "float", "float64": "double", "int32": "int32", "int64": "int64"}
-
-Tensors = Mapping[str, NDArray[Any]]  # state input name -> (B, *dims)
 # (x (B,T,F), lengths (B,), states) -> (y (B,T,O), new states under their input names)
 StepFunction = Callable[
     [NDArray[np.float32], NDArray[np.int32], Tensors], tuple[NDArray[np.float32], Tensors]
@@ -42,29 +46,13 @@ StepFunction = Callable[
 
 
 @dataclass(frozen=True, slots=True)
-class StateSpec:
-    """One tensor of a key's state and the pair of graph names that carries it."""
-
-    input: str  # graph input, also the tensor's name everywhere else
-    output: str  # graph output with the tensor after the step
-    dims: tuple[int, ...]  # without the rows: (B, *dims) in the graph
-    dtype: str = "float32"  # numpy name, little-endian when stored
-    initial: float = 0.0  # every element's value for a cold key
-
-    @property
-    def bytes_per_key(self) -> int:
-        """Size of this tensor for one key."""
-        return math.prod(self.dims) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle promises. All but `golden_sha256` and `provenance` decides its id."""
 
     events: EventSpec  # record -> event
-    features: FeatureSpec  # event -> x, F = number of fields
+    features: FeatureSpec  # event -> x, F = number of columns
     outputs: OutputSpec  # y -> prediction, O = number of names
-    states: tuple[StateSpec, ...]  # a key's state, in storage order
+    states: tuple[StateSpec, ...]  # the graph's tensors of a key's state
     step_sha256: str  # of step.onnx
     min_rows: int = 1  # smallest B at which a row's result is the same as at any other
     max_steps: int = 512  # largest T of one call
@@ -78,14 +66,34 @@ class Manifest:
         return _hash(self._semantic())
 
     @property
+    def kept(self) -> tuple[StateSpec, ...]:
+        """All tensors of a key's state, in storage order: the graph's, then what is around it."""
+        front, back = Front.of(self.features), Back.of(self.outputs)
+        return (
+            *self.states,
+            *(front.states if front is not None else ()),
+            *(back.states if back is not None else ()),
+        )
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of one key's tensors."""
-        return sum(state.bytes_per_key for state in self.states)
+        return sum(state.bytes_per_key for state in self.kept)
+
+    @property
+    def version(self) -> str:
+        """The oldest version whose readers understand this manifest."""
+        first = (
+            self.features.is_plain
+            and self.events.is_first_version
+            and self.outputs.forecast is None
+        )
+        return FIRST_VERSION if first else VERSION
 
     def _semantic(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "events": self.events.to_json(),
             "features": self.features.to_json(),
             "outputs": self.outputs.to_json(),
@@ -144,6 +152,7 @@ class Manifest:
             raise BundleError(f"manifest: {error}") from error
         _check_numbers(manifest)
         _check_states(manifest)
+        _check_targets(manifest)
         return manifest
 
 
@@ -177,11 +186,13 @@ class Bundle:
 
 
 def initial_states(manifest: Manifest, rows: int) -> dict[str, NDArray[Any]]:
-    """Return the states of `rows` cold keys: (rows, *dims) under the graph's input names."""
-    return {
-        state.input: np.full((rows, *state.dims), state.initial, state.dtype)
-        for state in manifest.states
-    }
+    """Return the graph's states of `rows` cold keys: (rows, *dims) under its input names."""
+    return cold(manifest.states, rows)
+
+
+def kept_states(manifest: Manifest, rows: int) -> dict[str, NDArray[Any]]:
+    """Return all states of `rows` cold keys: (rows, *dims) by name, in storage order."""
+    return cold(manifest.kept, rows)
 
 
 def save(folder: Path, manifest: Manifest, graph: bytes, golden: Golden) -> Path:
@@ -244,13 +255,13 @@ def load(path: Path) -> Bundle:
 
 
 def check_golden(bundle: Bundle, step: StepFunction) -> float:
-    """Replay the golden sequences with `step`, one step at a time and in one call.
+    """Replay the golden sequences with `step`, one step at a time and in calls as long as may be.
 
     Returns the largest difference. Raises BundleError when it is above the manifest's tolerance.
     """
     manifest, golden = bundle.manifest, bundle.golden
     states: Tensors = initial_states(manifest, len(golden.x))
-    whole, _ = step(golden.x, golden.lengths, states)
+    whole = _in_calls(step, golden, manifest)
     ones = np.ones(len(golden.x), np.int32)
     carried = []
     for t in range(golden.x.shape[1]):
@@ -271,6 +282,19 @@ def check_golden(bundle: Bundle, step: StepFunction) -> float:
     return worst
 
 
+def _in_calls(step: StepFunction, golden: Golden, manifest: Manifest) -> NDArray[np.float32]:
+    """Run the golden sequences in calls of at most max_steps steps."""
+    states: Tensors = initial_states(manifest, len(golden.x))
+    parts = []
+    for first in range(0, golden.x.shape[1], manifest.max_steps):
+        x = golden.x[:, first : first + manifest.max_steps]
+        # A row that has ended steps on unheeded: a length of 0 gives no state.
+        lengths = np.clip(golden.lengths - first, 1, x.shape[1]).astype(np.int32)
+        y, states = step(x, lengths, states)
+        parts.append(y)
+    return np.concatenate(parts, axis=1)
+
+
 def check_signature(
     bundle: Bundle,
     inputs: Mapping[str, tuple[str, list[Any]]],
@@ -282,7 +306,7 @@ def check_signature(
     BundleError naming what is missing, extra or different.
     """
     manifest = bundle.manifest
-    features, targets = len(manifest.features.fields), len(manifest.outputs.names)
+    features, targets = len(manifest.features.columns), len(manifest.outputs.names)
     expected_in: dict[str, tuple[str, tuple[int | None, ...]]] = {
         "x": ("tensor(float)", (None, None, features)),
         "lengths": ("tensor(int32)", (None,)),
@@ -337,6 +361,13 @@ def _check_numbers(manifest: Manifest) -> None:
         raise BundleError(f"manifest: tolerance: expected at least 0, got {tolerance!r}")
 
 
+def _check_targets(manifest: Manifest) -> None:
+    try:
+        check_targets(manifest.features, manifest.outputs.targets)
+    except SpecError as error:
+        raise BundleError(f"manifest: {error}") from error
+
+
 def _check_states(manifest: Manifest) -> None:
     for state in manifest.states:
         if state.dtype not in DTYPES:
@@ -347,6 +378,12 @@ def _check_states(manifest: Manifest) -> None:
     names = [state.input for state in manifest.states] + [s.output for s in manifest.states]
     if len(set(names)) != len(names) or {"x", "lengths", "y"} & set(names):
         raise BundleError(f"manifest: states: expected distinct names, got {names}")
+    for name in names:
+        if name.startswith(OWN_PREFIXES):
+            raise BundleError(
+                f"manifest: state {name!r}: expected a name that does not begin with "
+                f"{' or '.join(OWN_PREFIXES)} (keyfold's own), rename it"
+            )
     if manifest.state_bytes > MAX_STATE_BYTES:
         raise BundleError(
             f"manifest: states: expected at most {MAX_STATE_BYTES} bytes a key, "
@@ -362,7 +399,7 @@ def _load_golden(path: Path, manifest: Manifest) -> Golden:
         raise BundleError(f"{path}: expected arrays x, lengths and y: {error}") from error
     rows, steps, features = golden.x.shape
     want = (rows, steps, len(manifest.outputs.names))
-    if features != len(manifest.features.fields) or golden.y.shape != want:
+    if features != len(manifest.features.columns) or golden.y.shape != want:
         raise BundleError(f"{path}: expected y of shape {want}, got {golden.y.shape}")
     return golden
 

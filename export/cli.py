@@ -23,6 +23,7 @@ from keyfold.export.describe import describe
 from keyfold.export.errors import BundleError, Crash
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
+from keyfold.export.motion import Motion
 
 if TYPE_CHECKING:
     from keyfold.export.verify import Proof
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["inspect"]:
             return _inspect(arguments[1:])
+        if arguments[:1] == ["wrap"]:
+            from keyfold.export import wrap
+
+            return wrap.main(arguments[1:])
         return _export(arguments)
     except Crash as crash:
         print(f"keyfold-export: {crash}", file=sys.stderr)
@@ -58,15 +63,37 @@ def _export(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="keyfold-export",
         description="Convert a training run to ONNX, prove it equal, and write a bundle.",
-        epilog="Other command: keyfold-export inspect BUNDLE.",
+        epilog="Other commands: keyfold-export inspect BUNDLE, keyfold-export wrap MODEL.",
     )
     parser.add_argument("run", type=Path, help="a training run's folder, such as runs/latest")
     parser.add_argument("--out", type=Path, default=Path("bundles"), help="folder of bundles")
+    parser.add_argument(
+        "--unless-worse",
+        action="store_true",
+        help="refuse a model that keyfold-train --against found worse than the earlier one",
+    )
     given = parser.parse_args(arguments)
+    if given.unless_worse:
+        _refuse_worse(given.run)
     path = export(given.run, given.out)
     print(f"bundle: {path}")
-    print(f"next: keyfold-export inspect {path}")
+    print(f"next: keyfold-worker init {path}")
     return 0
+
+
+def _refuse_worse(run: Path) -> None:
+    found = _read(run / METRICS).get("against")
+    if not found:
+        raise BundleError(
+            f"{run}: expected a comparison for --unless-worse, got none: train with "
+            "keyfold-train CONFIG --against BUNDLE"
+        )
+    if not found["new"] <= found["old"]:
+        raise BundleError(
+            f"{run}: expected a model no worse than {found['earlier']}, got {found['measure']} "
+            f"{found['new']:.4g} against {found['old']:.4g}; nothing was written. Without "
+            "--unless-worse it is exported all the same"
+        )
 
 
 def export(run: Path, out: Path) -> Path:
@@ -92,6 +119,7 @@ def export(run: Path, out: Path) -> Path:
         reference(in_float64(model)),
         tuple(scaling["mean"]),
         tuple(scaling["deviation"]),
+        Motion.from_json(scaling["motion"]) if scaling.get("motion") else None,
     )
     proof = verify(converted.onnx, converted.states, truth)
     manifest = Manifest(
@@ -135,6 +163,7 @@ def _provenance(run: Path, metrics: Mapping[str, Any], proof: Proof) -> dict[str
         "run": run.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data_sha256": metrics.get("data", {}).get("sha256"),
+        "table": metrics.get("data", {}).get("table"),  # how its CSV files were written
         "metrics": metrics.get("metrics"),
         "versions": metrics.get("versions"),
         "parity": {

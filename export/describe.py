@@ -10,9 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyfold.export.bundle import Bundle, Manifest
+from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
+from keyfold.export.features import FeatureSpec, Field
+from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
 
 WIDTH = 80
 LABEL = 12  # columns of the left side
+SHOWN_VALUES = 8  # of a category
 
 
 def describe(bundle: Bundle) -> str:
@@ -39,25 +43,95 @@ def _line(label: str, text: str) -> list[str]:
 
 
 def _events(manifest: Manifest) -> Iterator[str]:
-    events, outputs = manifest.events, manifest.outputs
-    fields = manifest.features.fields
+    events = manifest.events
     yield ""
     key = f"; in a log file: field {events.key_field!r}" if events.key_field else ""
     yield from _line("key", f"the Kafka record key{key}")
-    time = "the record's timestamp"
-    if events.time_field is not None:
-        time = f"field {events.time_field!r}, in {events.time_unit} since 1970-01-01 UTC"
-    yield from _line("event time", time)
-    yield from _line("event", f"JSON object with {len(fields)} numbers, all required:")
-    yield from _line("", ", ".join(fields))
+    yield from _line("event time", _time(events))
+    yield from _fields(manifest.features, "an event" if events.decoder else "JSON object")
+    if events.decoder:
+        yield from _line("decoder", f"{events.decoder} makes the event of the record's bytes")
     null = {"reject": "is a reject", "reset": "resets the key (tombstone)"}[events.tombstone]
     yield from _line("null value", null)
     yield from _line("silent key", _expiry(events.reset_after_ms))
+    yield from _outputs(manifest.outputs)
+
+
+def _time(events: EventSpec) -> str:
+    if events.time_field is None:
+        return "the record's timestamp"
+    if events.time_unit in NUMERIC_UNITS:
+        return f"field {events.time_field!r}, in {events.time_unit} since 1970-01-01 UTC"
+    form = "ISO 8601" if events.time_unit == "iso" else f"text as {events.time_unit!r}"
+    return f"field {events.time_field!r}, {form}, in {events.time_zone} where it names no zone"
+
+
+def _fields(features: FeatureSpec, what: str) -> Iterator[str]:
+    if features.is_plain:
+        yield from _line("event", f"{what} with {len(features.fields)} numbers, all required:")
+        yield from _line("", ", ".join(features.columns))
+        return
+    count, width = len(features.fields), len(features.columns)
+    yield from _line("event", f"{what}; {count} fields become {width} columns:")
+    if features.long is not None:
+        yield from _line(
+            "", f"one per event: {features.long.name!r} names it, {features.long.value!r} holds it"
+        )
+    for field in features.fields:
+        yield from _line("", f"{field.name}: {_field(field)}")
+    if features.since_last:
+        yield from _line("", "seconds since the key's last event (log1p)")
+
+
+def _field(field: Field) -> str:
+    kind: str = field.kind
+    if kind == "category":
+        shown = ", ".join(field.values[:SHOWN_VALUES])
+        more = len(field.values) - SHOWN_VALUES
+        kind += f" of {len(field.values)} ({shown}{f' and {more} more' if more > 0 else ''})"
+    scaled = ", standardised by key" if field.standardise else ""
+    stand_in = "0" if field.kind == "category" or field.standardise else f"{field.fill:g}"
+    missing = {
+        "error": "required",
+        "mask": f"missing: {stand_in}, and marked",
+        "last": f"missing: the key's last value (before any: {stand_in}), and marked",
+    }[field.missing]
+    return f"{kind}{scaled}, {missing}"
+
+
+def _outputs(outputs: OutputSpec) -> Iterator[str]:
+    if outputs.forecast is not None:
+        yield from _forecast(outputs.forecast, outputs.anomaly)
+        return
     if outputs.kind == "classification":
         yield from _line("prediction", f"one label of {len(outputs.names)}, and probabilities:")
     else:
         yield from _line("prediction", "numbers, in the label's unit:")
     yield from _line("", ", ".join(outputs.names))
+
+
+def _forecast(forecast: Forecast, anomaly: Anomaly | None) -> Iterator[str]:
+    ahead = ", ".join(map(str, forecast.horizons))
+    levels = ", ".join(f"{quantile:g}" for quantile in forecast.quantiles)
+    value = f"quantiles {levels}" if levels else "the mean"
+    yield from _line("prediction", f"forecast, {ahead} events of the key ahead, {value}:")
+    yield from _line("", ", ".join(forecast.fields))
+    if anomaly is None:
+        yield from _line("anomaly", "is not scored")
+        return
+    yield from _line(
+        "anomaly",
+        f"flagged above a score of {anomaly.threshold:.4g} ({anomaly.rate:.3%} of the validation "
+        "events); the score is the error in deviations of the field",
+    )
+    for name, scale in zip(forecast.fields, anomaly.scales, strict=True):
+        yield from _line("", f"{name}: deviation {scale:.4g}")
+    if anomaly.dynamic is not None:
+        yield from _line(
+            "",
+            f"after {anomaly.dynamic.warm_up} scores a key has its own threshold, from its last "
+            f"{anomaly.dynamic.window} (arXiv 1802.04431)",
+        )
 
 
 def _expiry(reset_after_ms: int | None) -> str:
@@ -85,11 +159,12 @@ def _model(bundle: Bundle) -> Iterator[str]:
 def _states(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield from _line("state", f"{manifest.state_bytes:,} bytes per key:")
-    for state in manifest.states:
-        shape = " x ".join(map(str, state.dims))
+    for state in manifest.kept:
+        shape = " x ".join(map(str, state.dims)) or "1"
+        names = state.input if state.output == state.input else f"{state.input} -> {state.output}"
         yield from _line(
             "",
-            f"{state.input} -> {state.output}: {state.dtype} {shape}, {state.bytes_per_key:,} "
+            f"{names}: {state.dtype} {shape}, {state.bytes_per_key:,} "
             f"bytes, starts at {state.initial:g}",
         )
 

@@ -1,8 +1,9 @@
 """The feature spec: which fields of an event become the model's inputs, and in which order.
 
-Owns the step from decoded field values to the tensor row the model sees, so that training,
-verification and serving cannot disagree about it. It knows nothing of records, Kafka or models;
-scaling is not done here but inside the graph. Called by events (which fields to decode), by
+Owns the fields (numbers, booleans, categories; what a missing value means) and the names of the
+model's columns, so that training, verification and serving cannot disagree about them. It knows
+nothing of records, Kafka or models; scaling by the training data is not done here but inside the
+graph, and what needs a key's past in front.py. Called by decode (which members to read), by
 training (whole logs) and by the worker's pipeline (a micro-batch).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,41 +19,152 @@ from numpy.typing import NDArray
 from keyfold.export.errors import SpecError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+SINCE_LAST = "seconds since last"  # the column that `since_last` adds
+
+Kind = Literal["number", "boolean", "category"]
+Missing = Literal["error", "mask", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One member of an event and the columns it becomes."""
+
+    name: str  # path of the member: "temp", "readings.temp"; a member named with the dot wins
+    kind: Kind = "number"  # category: one column per value
+    values: tuple[str, ...] = ()  # category: its values; any other one is a zero in every column
+    missing: Missing = "error"  # null or absent: a reject, `fill`, or the key's last value
+    fill: float = 0.0  # number, boolean: for a missing value (standardised: 0, the key's mean)
+    standardise: bool = False  # number: by the running mean and deviation of the key
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise self._error("expected kind 'number', 'boolean' or 'category'", self.kind)
+        if self.missing not in get_args(Missing):
+            raise self._error("expected missing 'error', 'mask' or 'last'", self.missing)
+        if (self.kind == "category") != bool(self.values):
+            raise self._error("expected values for a category, and for nothing else", self.values)
+        if len(set(self.values)) != len(self.values):
+            raise self._error("expected distinct values", self.values)
+        if not all(isinstance(value, str) for value in self.values):
+            raise self._error("expected values as text", self.values)
+        if self.standardise and self.kind != "number":
+            raise self._error("expected kind 'number' to standardise", self.kind)
+        if not abs(self.fill) <= FLOAT32_MAX or (self.fill and self.kind == "category"):
+            raise self._error("expected fill as a finite number, none for a category", self.fill)
+
+    def _error(self, expected: str, got: object) -> SpecError:
+        return SpecError(f"features: field {self.name!r}: {expected}, got {got!r}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a required number and nothing else, as in manifests of version 1.0."""
+        return self == Field(self.name)
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """Names of the columns that hold the value."""
+        if self.kind != "category":
+            return (self.name,)
+        return tuple(f"{self.name}={value}" for value in self.values)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all its columns; the last one says 1 where the event's value is missing."""
+        return self.value_columns + ((f"{self.name}?",) if self.missing != "error" else ())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's form; what is not set does not stand in it."""
+        data: dict[str, Any] = {"name": self.name, "kind": self.kind}
+        if self.values:
+            data["values"] = list(self.values)
+        if self.missing != "error":
+            data["missing"] = self.missing
+        if self.fill:
+            data["fill"] = self.fill
+        if self.standardise:
+            data["standardise"] = True
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Field:
+        """Read the manifest's form. Raises SpecError on what this version does not know."""
+        unknown = set(data) - {"name", "kind", "values", "missing", "fill", "standardise"}
+        if unknown:
+            raise SpecError(f"features: field {data.get('name')!r}: unknown {sorted(unknown)}")
+        return cls(**{**data, "values": tuple(data.get("values", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class LongForm:
+    """Events that hold one sensor's value each."""
+
+    name: str  # path of the member that says which field this is
+    value: str  # path of the member that holds its value
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSpec:
     """The model's input fields, in tensor order."""
 
-    fields: tuple[str, ...]  # JSON field names of an event, all numbers, all required
+    fields: tuple[Field, ...]  # in the order of their columns
+    since_last: bool = False  # a last column: log1p of the seconds since the key's last event
+    long: LongForm | None = None  # one sensor per event; None: all fields in every event
 
     def __post_init__(self) -> None:
         if not self.fields:
             raise SpecError("features: expected at least one field, got none")
-        repeated = sorted({name for name in self.fields if self.fields.count(name) > 1})
-        if repeated:
-            raise SpecError(f"features: named more than once: {', '.join(repeated)}")
+        for what, names in (("", [f.name for f in self.fields]), ("columns ", self.columns)):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise SpecError(f"features: {what}named more than once: {', '.join(repeated)}")
+        required = [field.name for field in self.fields if field.missing == "error"]
+        if self.long is not None and required:
+            raise SpecError(
+                "features: expected missing 'last' or 'mask' for every field of the long form, "
+                f"got 'error' for {', '.join(required)}"
+            )
+
+    @classmethod
+    def numbers(cls, *names: str) -> FeatureSpec:
+        """Return a spec of plain required numbers."""
+        return cls(tuple(Field(name) for name in names))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the model's F columns."""
+        columns = [column for field in self.fields for column in field.columns]
+        return (*columns, *((SINCE_LAST,) if self.since_last else ()))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has required numbers only, as every manifest of version 1.0."""
+        plain = all(field.is_plain for field in self.fields)
+        return plain and not self.since_last and self.long is None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest's form."""
-        return {"fields": [{"name": name, "kind": "number"} for name in self.fields]}
+        """Return the manifest's form; what is not used does not stand in it."""
+        data: dict[str, Any] = {"fields": [field.to_json() for field in self.fields]}
+        if self.since_last:
+            data["since_last"] = True
+        if self.long is not None:
+            data["long"] = {"name": self.long.name, "value": self.long.value}
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
         """Read the manifest's form. Raises SpecError on a kind this version does not know."""
-        for field in data["fields"]:
-            if field.get("kind") != "number":
-                raise SpecError(
-                    f"features: field {field.get('name')!r}: expected kind 'number', "
-                    f"got {field.get('kind')!r}"
-                )
-        return cls(tuple(field["name"] for field in data["fields"]))
+        long = data.get("long")
+        return cls(
+            tuple(Field.from_json(field) for field in data["fields"]),
+            data.get("since_last", False),
+            None if long is None else LongForm(long["name"], long["value"]),
+        )
 
 
 def encode(
-    spec: FeatureSpec, values: NDArray[np.float64]
+    names: Sequence[str], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
-    """Turn N rows of field values (N,F) float64 into the model's rows (N,F) float32.
+    """Turn N rows of required numbers (N,F) float64, named `names`, into rows (N,F) float32.
 
     Returns the rows and, by row number, why a row cannot be used: a value that is not finite or
     that overflows float32. Such a row holds unusable numbers and must not be stepped.
@@ -61,15 +173,15 @@ def encode(
     if not unusable.any():
         return values.astype(np.float32), {}
     reasons = {
-        int(row): _why_unusable(spec.fields, values[row], unusable[row])
+        int(row): _why_unusable(names, values[row], unusable[row])
         for row in np.flatnonzero(unusable.any(axis=1))
     }
     return np.where(unusable, 0.0, values).astype(np.float32), reasons
 
 
 def _why_unusable(
-    fields: Sequence[str], row: NDArray[np.float64], unusable: NDArray[np.bool_]
+    names: Sequence[str], row: NDArray[np.float64], unusable: NDArray[np.bool_]
 ) -> str:
     column = int(np.argmax(unusable))
     problem = "is not finite" if not np.isfinite(row[column]) else "overflows float32"
-    return f"field {fields[column]!r} {problem}"
+    return f"field {names[column]!r} {problem}"

@@ -50,3 +50,73 @@ class Standardize(keras.layers.Layer):  # type: ignore[misc] # keras has no type
             "mean": list(self.mean),
             "deviation": list(self.deviation),
         }
+
+
+@keras.saving.register_keras_serializable(package="keyfold")
+class Ahead(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """Turn learned changes into forecasts: [x (...,F), change (...,O)] -> y (...,O).
+
+    Every output is the newest value of its field (or a constant, where the model does not see the
+    field) and a change in units of how much the field changes anyway. A change of nothing is the
+    forecast that everything stays as it is. With `quantiles` the outputs come in groups of so many,
+    each one above the one before: a group's lowest is free, the others add softplus of theirs.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[int],
+        offsets: Sequence[float],
+        scales: Sequence[float],
+        quantiles: int = 1,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        if not len(sources) == len(offsets) == len(scales) or len(scales) % quantiles:
+            raise ValueError("Ahead: expected as many sources as offsets and scales, in groups")
+        self.sources = tuple(map(int, sources))  # per output: column of x; -1: none
+        self.offsets = tuple(map(float, offsets))  # per output, where there is no column
+        self.scales = tuple(map(float, scales))  # per output
+        self.quantiles = quantiles  # outputs of a group
+
+    def call(self, inputs: Any) -> Any:
+        """Add the changes to the newest values."""
+        x, change = inputs
+
+        def constant(values: Any) -> Any:
+            rounded = np.array(values, np.float32).tolist()
+            return keras.ops.convert_to_tensor(rounded, change.dtype)
+
+        if self.quantiles > 1:
+            change = self._ascending(change, constant)
+        # A product with zeros and ones picks columns; tf2onnx turns it into one MatMul.
+        picks = np.zeros((x.shape[-1], len(self.sources)))
+        for output, column in enumerate(self.sources):
+            if column >= 0:
+                picks[column, output] = 1.0
+        newest = keras.ops.matmul(x, constant(picks)) + constant(self.offsets)
+        return newest + change * constant(self.scales)
+
+    def _ascending(self, change: Any, constant: Any) -> Any:
+        count = len(self.scales)
+        first = np.arange(count) % self.quantiles == 0
+        group = np.arange(count) // self.quantiles
+        sums = (group[:, None] == group) & (np.arange(count)[:, None] <= np.arange(count))
+        free = change * constant(first)
+        steps = keras.ops.softplus(change) * constant(~first)
+        # Changes of nothing spread the quantiles about the newest value: softplus(0) = log 2.
+        start = np.full(count, -np.log(2.0) * ((self.quantiles - 1) / 2.0))
+        return keras.ops.matmul(free + steps, constant(sums)) + constant(start)
+
+    def compute_output_shape(self, shapes: Any) -> Any:
+        """Return the shape of the changes."""
+        return shapes[1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what __init__ needs."""
+        return {
+            **super().get_config(),
+            "sources": list(self.sources),
+            "offsets": list(self.offsets),
+            "scales": list(self.scales),
+            "quantiles": self.quantiles,
+        }

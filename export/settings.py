@@ -13,11 +13,13 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from keyfold.export.errors import Crash
 
 T = TypeVar("T")
+
+TRAINING = "KEYFOLD_TRAIN_"  # of keyfold-train: the same shell may hold both programs' variables
 
 
 class SettingsError(Crash):
@@ -33,14 +35,40 @@ def read(
 ) -> T:
     """Read settings of type `kind`.
 
-    `environment` holds PREFIX_SECTION__NAME=value, or PREFIX_SECTION__NAME_FILE=path for a secret
-    kept in a file; `flags` are "section.name=value". Raises SettingsError by the setting's name.
+    `environment` holds PREFIX_SECTION__NAME=value; `flags` are "section.name=value". NAME_FILE=path
+    takes any setting from a file, wherever it stands: a field marked as a secret (metadata) can be
+    given as no flag but so. Raises SettingsError by the setting's name.
     """
-    values = _from_file(file) if file is not None else {}
+    values: dict[str, dict[str, Any]] = {}
     where = str(file) if file is not None else "settings"
-    for section, name, value, source in (*_from_environment(environment, prefix), *_split(flags)):
-        values.setdefault(section, {})[name] = _Text(value, source)
+    # The later wins, setting by setting.
+    for layer in (
+        _from_file(file) if file is not None else {},
+        _layer(_from_environment(environment, prefix)),
+        _layer(_split(flags)),
+    ):
+        for section, given in layer.items():
+            _refuse_shown_secrets(kind, section, given)
+            hint = get_type_hints(kind).get(section)
+            read_in = given if hint is None else _files_read(hint, section, given, where)
+            values.setdefault(section, {}).update(read_in)
     return _build(kind, values, where)
+
+
+def read_section(
+    kind: type[T], section: str, environment: Mapping[str, str], prefix: str = "KEYFOLD_"
+) -> T:
+    """Read one section from the environment alone, for a command that was given no file."""
+    given = _layer(_from_environment(environment, prefix)).get(section, {})
+    values = {section: _files_read(kind, section, given, "settings")}
+    return cast(T, _section(kind, section, values, "settings"))
+
+
+def _layer(found: Iterable[tuple[str, str, str, str]]) -> dict[str, dict[str, Any]]:
+    layer: dict[str, dict[str, Any]] = {}
+    for section, name, value, source in found:
+        layer.setdefault(section, {})[name] = _Text(value, source)
+    return layer
 
 
 class _Text(str):
@@ -73,19 +101,44 @@ def _from_environment(
     found = []
     for variable, value in sorted(environment.items()):
         section, separator, name = variable.removeprefix(prefix).lower().partition("__")
-        if not variable.startswith(prefix) or not separator:
+        others = variable.startswith(TRAINING) and prefix != TRAINING
+        if not variable.startswith(prefix) or not separator or others:
             continue
-        if name.endswith("_file"):
-            name, value = name.removesuffix("_file"), _read_secret(variable, value)
         found.append((section, name, value, variable))
     return found
 
 
-def _read_secret(variable: str, path: str) -> str:
+def _refuse_shown_secrets(kind: type, section: str, given: Mapping[str, Any]) -> None:
+    hint = get_type_hints(kind).get(section)
+    secret = {i.name for i in fields(hint) if i.metadata.get("secret")} if hint else set()
+    for name, value in given.items():
+        if name in secret and isinstance(value, _Text) and value.source.startswith("--set"):
+            raise SettingsError(
+                f"{value.source}: everybody on this machine can see a flag (ps); give "
+                f"{section}.{name}_file, or an environment variable"
+            )
+
+
+def _files_read(kind: type, section: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read what stands in files: NAME_FILE gives NAME, unless NAME_FILE is itself a setting."""
+    known, found = {item.name for item in fields(kind)}, dict(given)
+    for name, value in given.items():
+        base = name.removesuffix("_file")
+        if name in known or base == name or base not in known:
+            continue
+        source = value.source if isinstance(value, _Text) else f"{where}: {section}.{name}"
+        if base in given:
+            raise SettingsError(f"{source}: expected {section}.{base} or this, not both")
+        del found[name]
+        found[base] = _Text(_read_secret(value, source), source)
+    return found
+
+
+def _read_secret(path: Any, source: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}: the file it names is not readable") from error
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        raise SettingsError(f"{source}: the file it names is not readable") from error
 
 
 def _split(flags: Iterable[str]) -> list[tuple[str, str, str, str]]:

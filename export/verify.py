@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import TOLERANCE, Bundle, Golden, StateSpec
 from keyfold.export.errors import BundleError
+from keyfold.export.motion import Motion
 
 STEPS = 1_200  # carried in each comparison
 ROWS = 8
@@ -82,6 +83,7 @@ class Model:
     float64: Reference  # the same weights, computed in float64
     mean: tuple[float, ...]  # per feature, as learned
     deviation: tuple[float, ...]  # per feature, as learned
+    motion: Motion | None = None  # how features move, as learned; None: not known
 
 
 def verify(graph: bytes, states: tuple[StateSpec, ...], model: Model, seed: int = 0) -> Proof:
@@ -123,7 +125,8 @@ def _tolerance(relative_noise: float) -> float:
         raise ParityError(
             f"model: expected float32 rounding to change outputs by less than "
             f"{LARGEST_TOLERANCE / NOISE_FACTOR:g} of their size over {STEPS} steps, got "
-            f"{relative_noise:.3g}; the recurrence amplifies it, and machines would disagree"
+            f"{relative_noise:.3g}; the recurrence amplifies it, and machines would disagree: "
+            "train again with model.input_noise = 0.2, fewer fit.passes or smaller model.units"
         )
     digit = 10.0 ** math.floor(math.log10(wanted))
     return float(f"{math.ceil(wanted / digit) * digit:.0e}")
@@ -180,6 +183,8 @@ def _initial(states: tuple[StateSpec, ...], rows: int) -> dict[str, Floats]:
 
 def _draw_inputs(draw: np.random.Generator, model: Model, rows: int, steps: int) -> Floats:
     """Return features (B,T,F) that wander about their means, as real ones do."""
+    if model.motion is not None:
+        return model.motion.draw(draw, rows, steps)
     noise = draw.normal(size=(rows, steps, len(model.mean)))
     for t in range(1, steps):  # neighbours correlate by 0.8, the variance stays 1
         noise[:, t] = 0.8 * noise[:, t - 1] + 0.6 * noise[:, t]

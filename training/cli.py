@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # `keyfold-train CONFIG.toml` is the usual call, so it is no subcommand.
-    commands = {"dataset": _dataset, "evaluate": _evaluate}
+    commands = {"init": _init, "dataset": _dataset, "evaluate": _evaluate}
     command = commands.get(arguments[0]) if arguments else None
     try:
         return command(arguments[1:]) if command is not None else _train(arguments)
@@ -40,12 +40,16 @@ def _train(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="keyfold-train",
         description="Train a recurrent model on an event log.",
-        epilog="Other commands: keyfold-train dataset --help, keyfold-train evaluate --help.",
+        epilog="First: keyfold-train init LOG, which writes the config. Other commands: "
+        "keyfold-train evaluate --help, keyfold-train dataset --help.",
     )
     parser.add_argument("config", type=Path, help="settings (TOML)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of training runs")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override one"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN_OR_BUNDLE", help="judge an earlier model as well"
     )
     given = parser.parse_args(arguments)
     from keyfold.training.config import read_config
@@ -54,8 +58,14 @@ def _train(arguments: list[str]) -> int:
     _prepare_tensorflow(config.fit.threads)
     from keyfold.training.train import train
 
-    train(config, given.config.stem, given.out, Console())
+    train(config, given.config.stem, given.out, Console(), given.against)
     return 0
+
+
+def _init(arguments: list[str]) -> int:
+    from keyfold.training import init
+
+    return init.main(arguments)
 
 
 def _evaluate(arguments: list[str]) -> int:

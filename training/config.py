@@ -9,57 +9,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from keyfold.export import settings
+from keyfold.export.connection import Connection, Security
 from keyfold.export.settings import SettingsError
+from keyfold.training.settings_data import Data, Forecast, Labels
 
-__all__ = ["Config", "Data", "Fit", "Kafka", "Model", "SettingsError", "Split", "read_config"]
+__all__ = [
+    "Config",
+    "Data",
+    "Fit",
+    "Forecast",
+    "Kafka",
+    "Labels",
+    "Model",
+    "SettingsError",
+    "Split",
+    "read_config",
+]
 
 PREFIX = "KEYFOLD_TRAIN_"
-MAX_RESET_AFTER_S = 8.64e12  # as far as event times go
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The event log and what of an event is used."""
-
-    features: tuple[str, ...]  # fields that become the model's inputs, in tensor order
-    label: str  # field to predict; an event where it is missing or null shapes the state only
-    kind: Literal["regression", "classification"]  # of the prediction made at every event
-    files: tuple[str, ...] = ()  # event logs, .jsonl, .csv or .parquet (also .gz), in log order
-    key_field: str = "key"  # whose history a file's event belongs to; Kafka: the record key
-    time_field: str | None = None  # event time; unset: the record's timestamp (files: 0)
-    time_unit: Literal["ms", "s"] = "ms"  # of time_field, since 1970-01-01 UTC
-    tombstone: Literal["reject", "reset"] = "reject"  # a record with a null value
-    # A key silent for longer, by its own event times, starts anew, in training as when served; the
-    # worker also counts the stream's time, so that it may forget silent keys. Unset: never.
-    reset_after_s: float | None = None
-    classes: tuple[str, ...] = ()  # classification: labels in output order; default: as found
-    label_cap: float | None = None  # regression: larger labels count as this much
-    max_reject_share: float = 0.01  # of all records; with more rejects the run stops
-
-    def __post_init__(self) -> None:
-        if self.label in self.features:
-            raise ValueError(f"label: expected a field that is no feature, got {self.label!r}")
-        after_s = self.reset_after_s
-        if after_s is not None and not 0.001 <= after_s <= MAX_RESET_AFTER_S:
-            raise ValueError(
-                f"reset_after_s: expected 0.001 to {MAX_RESET_AFTER_S:g}, got {after_s}"
-            )
-        if after_s is not None and self.files and self.time_field is None:
-            raise ValueError("reset_after_s: expected a time_field: a file's row has no timestamp")
-        if self.kind == "regression" and self.classes:
-            raise ValueError("classes: expected none for kind = 'regression'")
-        if self.kind == "classification" and self.label_cap is not None:
-            raise ValueError("label_cap: expected none for kind = 'classification'")
-
-    @property
-    def reset_after_ms(self) -> int | None:
-        """Silence after which a key starts anew, as the bundle says it."""
-        return None if self.reset_after_s is None else round(self.reset_after_s * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +40,7 @@ class Kafka:
 
     brokers: str = ""  # "host:port,host:port"; empty: train from data.files
     topic: str = ""  # the event topic
-    start: str = "earliest"  # "earliest", an offset of every partition, or a time in ISO 8601
+    start: str = "earliest"  # "earliest", an offset of every partition, a time in ISO 8601, or -7d
     end: str = "latest"  # "latest" (as of the start of reading), an offset (exclusive) or a time
     timeout_s: float = 30.0  # longest silence before reading is given up
 
@@ -81,28 +53,31 @@ class Kafka:
 class Split:
     """Which events train, which choose (validation) and which only report (test)."""
 
-    by: Literal["key", "time"]  # whole keys, or a key's earlier events against its later ones
+    by: Literal["key", "time", "order"]  # whole keys, or each key's later events: by time or count
     validation_keys: tuple[str, ...] = ()  # by key: names or patterns such as "subject-07-*"
     test_keys: tuple[str, ...] = ()  # by key: likewise
-    validation_share: float = 0.0  # by key: of the keys not named, drawn with the seed
-    test_share: float = 0.0  # by key: likewise
+    validation_share: float = 0.0  # by key: of the keys not named, drawn with the seed; by order:
+    test_share: float = 0.0  # of each key's events; by time: of all events; the last ones test
     seed: int = 0  # of the draw; apart from fit.seed, so that seeds can share a split
     validation_from: str = ""  # by time: ISO 8601; a key's events from its first one at or after
     test_from: str = ""  # by time: likewise, later than validation_from
 
     def __post_init__(self) -> None:
-        keyed = self.validation_keys or self.test_keys or self.validation_share or self.test_share
+        shares = self.validation_share or self.test_share
+        keyed = self.validation_keys or self.test_keys
         timed = self.validation_from or self.test_from
-        if self.by == "key" and timed:
-            raise ValueError("validation_from, test_from: expected none with by = 'key'")
-        if self.by == "time" and keyed:
-            raise ValueError("validation_*, test_*: expected *_from only with by = 'time'")
-        if self.by == "time" and not self.validation_from:
-            raise ValueError("validation_from: expected a time with by = 'time'")
+        if self.by != "time" and timed:
+            raise ValueError(f"validation_from, test_from: expected none with by = {self.by!r}")
+        if self.by == "order" and (keyed or not self.validation_share):
+            raise ValueError("validation_share: expected one, and no keys, with by = 'order'")
+        if self.by == "time" and (keyed or (timed and shares)):
+            raise ValueError("validation_*, test_*: expected *_from or *_share with by = 'time'")
+        if self.by == "time" and not (self.validation_from or self.validation_share):
+            raise ValueError("validation_from: expected a time with by = 'time', or a share")
         if self.by == "key" and not (self.validation_keys or self.validation_share):
             raise ValueError("validation_keys: expected keys or a validation_share")
         if not 0 <= self.validation_share + self.test_share < 1:
-            raise ValueError("validation_share: expected shares that leave keys to train on")
+            raise ValueError("validation_share: expected shares that leave something to train on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +108,7 @@ class Fit:
     rows: int = 16  # sequences trained side by side (B)
     window: int = 64  # steps that gradients flow back through (T); the state is carried on
     passes: int = 100  # most passes over the training sequences
+    stretch: int = 0  # longer sequences are cut into stretches of so many events; 0: never
     patience: int = 10  # passes without a better validation loss before stopping
     learning_rate: float = 3e-3  # of Adam
     clip_norm: float = 1.0  # largest norm of all gradients together
@@ -158,11 +134,36 @@ class Config:
     split: Split  # what is held out
     model: Model = field(default_factory=Model)  # what is learned
     fit: Fit = field(default_factory=Fit)  # how
+    forecast: Forecast = field(default_factory=Forecast)  # without a label
+    labels: Labels = field(default_factory=Labels)  # labels that come later, in a log of their own
     kafka: Kafka = field(default_factory=Kafka)  # another source than files
+    security: Security = field(default_factory=Security)  # how that Kafka is reached
 
     def __post_init__(self) -> None:
-        if bool(self.data.files) == bool(self.kafka.topic):
+        data = self.data
+        if bool(data.files) == bool(self.kafka.topic):
             raise SettingsError("data.files: expected files, or kafka.topic, and not both")
+        if data.label and self.forecast != Forecast():
+            raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
+        if self.labels.files and not data.label:
+            raise SettingsError("labels.files: expected data.label, the name of what is predicted")
+        if self.split.by == "time" and data.files and data.time_field is None:
+            raise SettingsError("split.by: expected data.time_field with 'time', or by = 'order'")
+        for name in self.forecast.fields:
+            if name in data.standardise_by_key or name in data.categories:
+                raise SettingsError(
+                    f"forecast.fields: {name!r} is in data.standardise_by_key or data.categories: "
+                    "the model does not see its value"
+                )
+
+    @property
+    def connection(self) -> Connection:
+        """How the Kafka of `kafka` is reached."""
+        return Connection(self.kafka.brokers, self.security)
+
+    def record(self) -> dict[str, Any]:
+        """Return what may be kept beside a run: all settings but how to get into Kafka."""
+        return {name: value for name, value in asdict(self).items() if name != "security"}
 
 
 def read_config(

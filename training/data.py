@@ -1,7 +1,8 @@
-"""An event log becomes one sequence per key, in log order, decoded as the worker decodes.
+"""An event log becomes one sequence per key, decoded as the worker decodes.
 
-Owns the step from raw records to arrays, and the report of rejects by file, row and field. It knows
-the contract (events, features) but neither Keras nor how sequences are split. Called by the
+Owns the step from raw records to arrays, their order, and the report of rejects by file, row and
+field. It knows the contract (events, features) but neither Keras nor how sequences are split; what
+is learned from the training part (means, categories) comes after it, in learned.py. Called by the
 commands. Raw text is dropped chunk by chunk, so memory follows the number of events and features,
 not the size of the log.
 """
@@ -10,19 +11,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.errors import Crash, Reject
+from keyfold.export.columns import category_text
+from keyfold.export.errors import Crash
 from keyfold.export.events import Decoder, EventSpec, OutputSpec
-from keyfold.export.features import FeatureSpec
-from keyfold.training.config import Config, Data
-from keyfold.training.labels import Labels
+from keyfold.export.features import FeatureSpec, Field, LongForm
+from keyfold.training.config import Config, Data, Forecast
+from keyfold.training.labels import Aside, Labels
+from keyfold.training.rows import prepared
 from keyfold.training.sources import Chunk, read_files, read_topic
 
 SHOWN_REJECTS = 10  # in a report; the others are counted
+UNKNOWN = "\0"  # stands for a category's values before they are learned
 
 
 class DataError(Crash):
@@ -31,15 +35,32 @@ class DataError(Crash):
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One key's events in log order, from a cold start to its next one."""
+    """One key's events in order, from a cold start to its next one."""
 
     key: str  # for people and patterns; bytes that are no UTF-8 are shown escaped
     x: NDArray[np.float32]  # (T,F) unscaled features
     times_ms: NDArray[np.int64]  # (T,) event times
-    labels: NDArray[np.float32]  # (T,) label, or class number; NaN: no label
+    labels: NDArray[np.float32]  # (T,) label or class number, (T,L) forecasts' truth; NaN: none
+    observed: NDArray[np.float32] | None = None  # (T,K) values of the forecast fields; NaN: missing
+    texts: NDArray[np.int32] | None = None  # (T,C) numbers of category texts, before they are x
+    reach: tuple[int, ...] = ()  # per column of (T,L) labels: events ahead that it lies
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def head(self, end: int) -> Sequence:
+        """Return the first events; their labels know nothing of what comes after."""
+        labels = self.labels[:end]
+        if self.reach:
+            labels = labels.copy()
+            for column, ahead in enumerate(self.reach):
+                labels[max(0, end - ahead) :, column] = np.nan
+        observed = None if self.observed is None else self.observed[:end]
+        texts = None if self.texts is None else self.texts[:end]
+        return replace(
+            self, x=self.x[:end], times_ms=self.times_ms[:end], labels=labels, observed=observed,
+            texts=texts,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +69,22 @@ class EventLog:
 
     events: EventSpec  # how it was decoded
     features: FeatureSpec  # columns of every x
-    outputs: OutputSpec  # what the labels mean
+    meaning: OutputSpec | None  # of the labels; None: not known yet
     sequences: tuple[Sequence, ...]  # by first appearance; a key that starts anew has several
     sha256: str  # of the records read, in order
     records: int  # read, rejects included
     rejected: int  # of these
     rejects: tuple[str, ...]  # the first SHOWN_REJECTS: file, row, field, why
+    disordered: int = 0  # rows of files that stood before an earlier row of their key
+    words: tuple[tuple[str, ...], ...] = ()  # per category: the texts that `texts` numbers
+    targets: tuple[str, ...] = ()  # fields that `observed` holds
+
+    @property
+    def outputs(self) -> OutputSpec:
+        """What is predicted. Raises DataError where the labels did not say it."""
+        if self.meaning is None:
+            raise DataError("data.label: expected at least two classes in the event log, got fewer")
+        return self.meaning
 
     @property
     def count(self) -> int:
@@ -61,38 +92,84 @@ class EventLog:
         return sum(map(len, self.sequences))
 
 
-def read_log(config: Config) -> EventLog:
-    """Read the log that the settings name. Raises SourceError or DataError."""
+def read_chunks(config: Config) -> Iterator[Chunk]:
+    """Read the records that the settings name. Raises Crash with the reason."""
     if config.kafka.topic:
-        return build(config.data, read_topic(config.kafka), keyed=True)
-    return build(config.data, read_files(config.data.files), keyed=False)
+        return read_topic(config.kafka, config.connection)
+    return read_files(config.data.files, config.data)
 
 
-def build(data: Data, chunks: Iterable[Chunk], *, keyed: bool) -> EventLog:
+def read_log(config: Config, chunks: Iterable[Chunk] | None = None) -> EventLog:
+    """Decode the log that the settings name, or these chunks of it. Raises Crash."""
+    chunks = read_chunks(config) if chunks is None else chunks
+    return build(config.data, chunks, keyed=bool(config.kafka.topic), forecast=config.forecast)
+
+
+def spec_of(data: Data) -> FeatureSpec:
+    """Return the settings' feature spec, without what training learns."""
+    fields = []
+    for name in data.features:
+        missing = data.missing
+        missing = "mask" if name in data.missing_mask else missing
+        missing = "last" if name in data.missing_last else missing
+        if name in data.categories:
+            fields.append(Field(name, "category", (UNKNOWN,), missing))
+        elif name in data.booleans:
+            fields.append(Field(name, "boolean", missing=missing))
+        else:
+            standardise = name in data.standardise_by_key
+            fields.append(Field(name, missing=missing, standardise=standardise))
+    long = LongForm(data.long_name, data.long_value) if data.long_name else None
+    return FeatureSpec(tuple(fields), data.since_last, long)
+
+
+def targets_of(data: Data, forecast: Forecast) -> tuple[str, ...]:
+    """Return the fields that are forecast; none with a label."""
+    if data.label:
+        return ()
+    aside = {*data.booleans, *data.categories, *data.standardise_by_key}
+    found = forecast.fields or tuple(name for name in data.features if name not in aside)
+    if not found:
+        raise DataError("forecast.fields: expected numbers among data.features, got none")
+    return found
+
+
+def build(
+    data: Data,
+    chunks: Iterable[Chunk],
+    *,
+    keyed: bool,
+    forecast: Forecast | None = None,
+    features: FeatureSpec | None = None,
+) -> EventLog:
     """Decode chunks of records. `keyed`: the record key is the key, as on Kafka.
 
-    Raises DataError: more rejects than data.max_reject_share allows, or no event at all.
+    `features` are a trained run's; without them x holds what training can know before it has
+    learned. Raises DataError: more rejects than data.max_reject_share allows, or no event at all.
     """
-    features = FeatureSpec(data.features)
-    # On Kafka key_field names what a log file would call the key; the worker does not read it.
-    events = EventSpec(
-        data.key_field, data.time_field, data.time_unit, data.tombstone, data.reset_after_ms
-    )
+    spec = features or spec_of(data)
+    events = data.events()
+    targets = targets_of(data, forecast or Forecast())
+    # The hook, if any, has been called by `prepared`.
+    decoder = Decoder(replace(events, decoder=""), spec, targets)
     labels = Labels(data, keyed)
-    columns = _Columns(data.tombstone == "reset", data.reset_after_ms)
-    decoder = Decoder(events, features)
-    for chunk in chunks:
+    columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
+    for chunk in prepared(chunks, data, keyed=keyed):
         columns.add(chunk, decoder, labels)
     _check(columns, data)
+    gathered = _Gathered(columns, None if data.reset_after_ms is None else data.reset_after_ms)
     return EventLog(
-        events,
-        features,
-        labels.outputs(),
-        tuple(columns.sequences(labels)),
-        columns.digest.hexdigest(),
-        columns.records,
-        columns.rejected,
-        tuple(columns.rejects),
+        events=events,
+        features=spec,
+        meaning=labels.outputs() if data.label and labels.is_usable else None,
+        sequences=tuple(gathered.sequences(labels, sort=not keyed)),
+        sha256=columns.digest.hexdigest(),
+        records=columns.records,
+        rejected=columns.rejected,
+        rejects=tuple(columns.rejects),
+        disordered=gathered.disordered,
+        words=tuple(tuple(words) for words in columns.words),
+        targets=targets,
     )
 
 
@@ -112,14 +189,15 @@ class _Columns:
     """Decoded chunks, as columns of arrays."""
 
     resets: bool  # a null value ends its key's sequence
-    reset_after_ms: int | None = None  # so does a longer silence of the key, by its own event times
+    words: list[dict[str, int]]  # per category: text -> number, by first appearance
     x: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,F)
     times_ms: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,)
-    owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): sequence number
+    owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): history number
     labels: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,)
-    names: list[str] = field(default_factory=list)  # sequence number -> key
-    current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest sequence
-    last_ms: list[int] = field(default_factory=list)  # sequence number -> time of its last event
+    observed: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,K), if any
+    texts: list[NDArray[np.int32]] = field(default_factory=list)  # per chunk (N,C); -1: missing
+    names: list[str] = field(default_factory=list)  # history number -> key
+    current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest history
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
     records: int = 0  # read
     rejected: int = 0  # of these
@@ -128,52 +206,94 @@ class _Columns:
     def add(self, chunk: Chunk, decoder: Decoder, labels: Labels) -> None:
         """Decode a chunk and keep what is good of it."""
         decoded = decoder.decode(chunk.values, chunk.timestamps_ms)
+        aside = labels.read(chunk)
+        rejects = {**aside.rejects, **decoded.rejects, **chunk.rejects}
         owners = np.full(len(chunk.values), -1, np.int64)
-        targets = np.full(len(chunk.values), np.nan, np.float32)
-        keys = chunk.keys or [None] * len(chunk.values)
-        for row, (key, value) in enumerate(zip(keys, chunk.values, strict=True)):
+        for row, (key, value) in enumerate(zip(aside.keys, chunk.values, strict=True)):
             self.digest.update(b"%b\0%b\n" % (key or b"", value or b""))
-            try:
-                if value is None and self.resets and key is not None:
-                    self.current.pop(key, None)
-                    continue
-                if row in decoded.rejects:
-                    raise Reject(decoded.rejects[row])
-                key, targets[row] = labels.read(key, value or b"")
-                owners[row] = self._owner(key, int(decoded.times_ms[row]))
-            except Reject as reject:
-                self._note(f"{chunk.source}, {chunk.places[row]}: {reject}")
+            if value is None and self.resets and key is not None:
+                self.current.pop(key, None)
+            elif row in rejects or key is None:
+                self._note(f"{chunk.source}, {chunk.places[row]}: {rejects.get(row, 'no key')}")
+            else:
+                owners[row] = self._owner(key)
         self.records += len(chunk.values)
         good = owners >= 0
         self.x.append(decoded.x[good])
         self.times_ms.append(decoded.times_ms[good])
         self.owners.append(owners[good])
-        self.labels.append(targets[good])
+        self.labels.append(aside.labels[good])
+        if decoded.observed is not None:
+            self.observed.append(decoded.observed[good])
+        if self.words:
+            self.texts.append(self._numbered(aside)[good])
 
-    def _owner(self, key: bytes, time_ms: int) -> int:
-        """Return the number of the sequence that a key's next event belongs to."""
+    def _owner(self, key: bytes) -> int:
+        """Return the number of the history that a key's next event belongs to."""
         number = self.current.get(key)
-        if number is None or self._is_silent(time_ms - self.last_ms[number]):
+        if number is None:
             number = self.current[key] = len(self.names)
             self.names.append(key.decode(errors="backslashreplace"))
-            self.last_ms.append(time_ms)
-        self.last_ms[number] = time_ms
         return number
 
-    def _is_silent(self, gap_ms: int) -> bool:
-        return self.reset_after_ms is not None and gap_ms > self.reset_after_ms
+    def _numbered(self, aside: Aside) -> NDArray[np.int32]:
+        numbers = np.full((len(aside.keys), len(self.words)), -1, np.int32)
+        for column, (words, values) in enumerate(zip(self.words, aside.texts, strict=True)):
+            for row, value in enumerate(values):
+                if (text := category_text(value)) is not None:
+                    numbers[row, column] = words.setdefault(text, len(words))
+        return numbers
 
     def _note(self, reject: str) -> None:
         self.rejected += 1
         if len(self.rejects) < SHOWN_REJECTS:
             self.rejects.append(reject)
 
-    def sequences(self, labels: Labels) -> Iterator[Sequence]:
-        """Gather each key's rows, in log order."""
-        owners = np.concatenate(self.owners)
+
+class _Gathered:
+    """Columns put together, key by key."""
+
+    def __init__(self, columns: _Columns, reset_after_ms: int | None) -> None:
+        self._columns = columns
+        self._reset_after_ms = reset_after_ms
+        self.disordered = 0  # rows that sorting moved behind a later one
+
+    def sequences(self, labels: Labels, *, sort: bool) -> Iterator[Sequence]:
+        """Gather each key's rows in order, cut where it was silent for too long."""
+        columns = self._columns
+        x, times_ms = np.concatenate(columns.x), np.concatenate(columns.times_ms)
+        targets = labels.final(np.concatenate(columns.labels))
+        observed = np.concatenate(columns.observed) if columns.observed else None
+        texts = np.concatenate(columns.texts) if columns.texts else None
+        for name, rows in self._pieces(times_ms, sort):
+            yield Sequence(
+                name,
+                x[rows],
+                times_ms[rows],
+                targets[rows],
+                None if observed is None else observed[rows],
+                None if texts is None else texts[rows],
+            )
+
+    def _pieces(
+        self, times_ms: NDArray[np.int64], sort: bool
+    ) -> list[tuple[str, NDArray[np.int64]]]:
+        """Return key and rows of each sequence, by the first row in the log."""
+        owners = np.concatenate(self._columns.owners)
+        names = self._columns.names
         order = np.argsort(owners, kind="stable")  # stable: log order within a key
-        ends = np.cumsum(np.bincount(owners, minlength=len(self.names)))
-        x, times_ms = np.concatenate(self.x), np.concatenate(self.times_ms)
-        targets = labels.final(np.concatenate(self.labels))
-        for name, rows in zip(self.names, np.split(order, ends[:-1]), strict=True):
-            yield Sequence(name, x[rows], times_ms[rows], targets[rows])
+        ends = np.cumsum(np.bincount(owners, minlength=len(names)))
+        pieces = []
+        for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
+            backwards = int((np.diff(times_ms[rows]) < 0).sum())
+            if sort and backwards:
+                self.disordered += backwards
+                rows = rows[np.argsort(times_ms[rows], kind="stable")]
+            pieces += [(name, part) for part in self._cut(rows, times_ms)]
+        return sorted(pieces, key=lambda piece: int(piece[1].min()))
+
+    def _cut(self, rows: NDArray[np.int64], times_ms: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        if self._reset_after_ms is None:
+            return [rows]
+        silences = np.flatnonzero(np.diff(times_ms[rows]) > self._reset_after_ms)
+        return list(np.split(rows, silences + 1))

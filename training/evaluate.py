@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.events import OutputSpec
+from keyfold.export.outputs import Forecast
+from keyfold.training.forecast import coverage, flags, judge, score, summary
 from keyfold.training.model import Network
 from keyfold.training.split import Part
 from keyfold.training.windows import Piece, windows
@@ -46,8 +48,11 @@ def measure(
     """Judge outputs (T,O) of a part's sequences, where an event counts and has a label.
 
     Regression also reports the last labelled event of every sequence, and with a cap both against
-    capped labels too. Without any event to judge only the count is returned.
+    capped labels too; a forecast what the naive forecasts reach, and the share of events that are
+    flagged. Without any event to judge only the count is returned.
     """
+    if outputs.forecast is not None:
+        return _measure_forecast(y, part, outputs, outputs.forecast)
     chosen = [
         (got[start:][known], sequence.labels[start:][known])
         for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True)
@@ -76,6 +81,32 @@ def measure(
         metrics["rmse_capped"] = _rmse(got[:, 0], np.minimum(labels, label_cap))
         metrics["rmse_last_capped"] = _rmse(last, np.minimum(last_labels, label_cap))
     return metrics
+
+
+def _measure_forecast(
+    y: list[NDArray[np.float32]], part: Part, outputs: OutputSpec, forecast: Forecast
+) -> Metrics:
+    metrics = summary(judge(y, part, forecast))
+    if (inside := coverage(y, part, forecast)) is not None:
+        metrics["coverage"] = inside
+    if outputs.anomaly is not None and metrics["events"]:
+        scores = np.concatenate(score(y, part, outputs))
+        judged = scores[~np.isnan(scores[:, 0])]
+        if len(judged):
+            metrics["flagged"] = float(flags(judged, outputs.anomaly).mean())
+    return metrics
+
+
+def naive_metrics(train: Part, judged: Part, outputs: OutputSpec) -> Metrics:
+    """Judge what needs no model where a label is named: the training mean, or its usual class."""
+    known = np.concatenate([sequence.labels for sequence in train.sequences])
+    known = known[~np.isnan(known)]
+    if outputs.kind == "regression":
+        answer = np.array([np.mean(known, dtype=np.float64)], np.float32)
+    else:
+        counts = np.bincount(known.astype(np.int64), minlength=len(outputs.names))
+        answer = (counts / counts.sum()).astype(np.float32)
+    return measure([np.tile(answer, (len(s), 1)) for s in judged.sequences], judged, outputs)
 
 
 def _rmse(got: NDArray[np.float32], labels: NDArray[np.float32]) -> float:

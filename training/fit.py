@@ -19,11 +19,15 @@ import tensorflow as tf
 from keyfold.export.errors import Crash
 from keyfold.training.config import Fit
 from keyfold.training.evaluate import ROWS, STEPS
+from keyfold.training.forecast import Ahead
 from keyfold.training.model import Network
 from keyfold.training.split import Part
 from keyfold.training.windows import Piece, Window, windows
 
-# (labels (B,T), y (B,T,O)) -> (B,T), a Keras tensor function
+WARMING = 8  # this part of a stretch warms the memory up
+LARGE = 3.0  # times a forecast's usual change: beyond, an error counts by its size, not its square
+
+# (labels (B,T) or (B,T,L), y (B,T,O)) -> like labels, a Keras tensor function
 Loss = Callable[[Any, Any], Any]
 # (pass from 1, training loss, validation loss, best so far)
 Report = Callable[[int, float, float, bool], None]
@@ -58,6 +62,30 @@ def cross_entropy(labels: Any, y: Any) -> Any:
     return -keras.ops.log(keras.ops.sum(classes * y, axis=-1) + 1e-7)
 
 
+def forecast_error(ahead: Ahead, quantiles: tuple[float, ...]) -> Loss:
+    """Return the loss of forecasts, every value in units of how much it changes.
+
+    Means: Huber's, since unlabelled data holds faults, and a squared error would learn them first.
+    Quantiles: the pinball loss (Koenker and Bassett 1978).
+    """
+    count = max(1, len(quantiles))
+    scale = np.array(ahead.scales[::count], np.float32)
+
+    def huber(labels: Any, y: Any) -> Any:
+        error = keras.ops.abs((y - labels) / scale)
+        return keras.ops.where(
+            error <= LARGE, 0.5 * keras.ops.square(error), LARGE * (error - 0.5 * LARGE)
+        )
+
+    def pinball(labels: Any, y: Any) -> Any:
+        levels = np.array(quantiles, np.float32)
+        groups = keras.ops.reshape(y, (*keras.ops.shape(labels), count))
+        error = (labels[..., None] - groups) / scale[:, None]
+        return keras.ops.mean(keras.ops.maximum(levels * error, (levels - 1.0) * error), axis=-1)
+
+    return pinball if quantiles else huber
+
+
 def fit(
     network: Network,
     parts: tuple[Part, Part],
@@ -75,6 +103,10 @@ def fit(
     trainer = _Trainer(network, settings, loss)
     losses: list[tuple[float, float]] = []
     best, best_pass, kept = np.inf, 0, network.whole.get_weights()
+    if network.starts_naive:
+        # Of the naive forecast, which must be beaten to be left.
+        best = trainer.measure(validation)
+        report(0, best, best, True)
     for number in range(1, settings.passes + 1):
         train_loss = trainer.train(train, shuffled_pieces(train, settings, draw))
         with trainer.averaged_weights():
@@ -103,7 +135,32 @@ def shuffled_pieces(part: Part, settings: Fit, draw: np.random.Generator) -> lis
         start = int(draw.integers(0, longest + 1))
         counts_from = max(part.counts_from[index], start + settings.skip_first)
         pieces.append(Piece(index, start, counts_from))
-    return pieces
+    if not settings.stretch:
+        return pieces
+    cut = [
+        short
+        for piece in pieces
+        for short in _cut(piece, len(part.sequences[piece.index]), settings, draw)
+    ]
+    return [cut[number] for number in draw.permutation(len(cut)).tolist()]
+
+
+def _cut(piece: Piece, end: int, settings: Fit, draw: np.random.Generator) -> Iterator[Piece]:
+    """Cut a long piece into stretches, at other places each pass.
+
+    They run side by side, which is what makes one long history fast. A stretch that begins in the
+    middle begins without memory: its first events only warm it up.
+    """
+    if end - piece.start <= settings.stretch:
+        yield piece
+        return
+    first = piece.start + int(draw.integers(settings.stretch // 4, settings.stretch + 1))
+    starts = [piece.start, *range(first, end, settings.stretch)]
+    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+        warm = start if start == piece.start else start + settings.stretch // WARMING
+        counts_from = max(piece.counts_from, warm)
+        if counts_from < stop:
+            yield Piece(piece.index, start, counts_from, stop)
 
 
 class _Trainer:
@@ -125,10 +182,11 @@ class _Trainer:
         """Update the weights window by window; return the mean loss of the events that counted."""
         settings = self._settings
         sequences = part.sequences
-        gone_through = sum(len(sequences[piece.index]) - piece.start for piece in pieces)
+        gone_through = sum(
+            sequences[piece.index].labels[piece.start : piece.end].size for piece in pieces
+        )
         counting = sum(
-            int((~np.isnan(sequences[piece.index].labels[piece.counts_from :])).sum())
-            for piece in pieces
+            int((~np.isnan(sequences[p.index].labels[p.counts_from : p.end])).sum()) for p in pieces
         )
         if not counting:
             raise FitError("train: expected events with labels, got none that count")
@@ -145,11 +203,7 @@ class _Trainer:
 
     def measure(self, part: Part) -> float:
         """Return the mean loss of a part, without dropout and noise."""
-        settings = self._settings
-        pieces = [
-            Piece(index, 0, max(start, settings.skip_first))
-            for index, start in enumerate(part.counts_from)
-        ]
+        pieces = self._judged(part)
         total, weight = tf.constant(0.0), 0.0
         states: list[Any] = []
         for window in windows(part.sequences, pieces, ROWS, STEPS):
@@ -160,6 +214,24 @@ class _Trainer:
         if not weight:
             raise FitError("validation: expected events with labels, got none that count")
         return float(total) / weight
+
+    def _judged(self, part: Part) -> list[Piece]:
+        """Return the pieces that are measured: all that count, each after its past.
+
+        With stretches the past is one stretch, not all of it: close enough to choose a pass by.
+        """
+        pieces = []
+        stretch = self._settings.stretch
+        for index, start in enumerate(part.counts_from):
+            first = max(start, self._settings.skip_first)
+            if not stretch:
+                pieces.append(Piece(index, 0, first))
+                continue
+            pieces += [
+                Piece(index, max(0, begin - stretch), begin, begin + stretch)
+                for begin in range(first, len(part.sequences[index]), stretch)
+            ]
+        return pieces
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -1,77 +1,124 @@
-"""What a training log's record holds beside the features: the key and the label.
+"""What a training log's record holds beside the features: key, label, texts of categories.
 
-Owns how both are read from JSON and how labels become numbers (a regression value, or a class
-number in order of first appearance). It knows nothing of features, files or sequences. Called by
-data.py, once per record.
+Owns how they are read from JSON and how labels become numbers (a regression value, or a class
+number in order of first appearance). It knows nothing of files or sequences. Called by data.py,
+once per chunk of records, and by delayed.py for a log of labels.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.columns import category_text
+from keyfold.export.decode import decode_one
 from keyfold.export.errors import Reject
 from keyfold.export.events import OutputSpec
-from keyfold.training.config import Data
+from keyfold.export.members import SCALAR, Members
+from keyfold.export.tables import file_key
+from keyfold.training.settings_data import Data
+from keyfold.training.sources import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """N records' keys and labels. Rows named in `rejects` hold nothing of use."""
+
+    keys: list[bytes | None]  # per record
+    labels: NDArray[np.float32]  # (N,) a number or class number; NaN: none
+    texts: list[Sequence[Any]]  # per category field: N values
+    rejects: dict[int, str]  # row -> why
 
 
 class Labels:
     """Reads keys and labels of one log, and remembers the classes it has seen."""
 
-    def __init__(self, data: Data, keyed: bool) -> None:
+    def __init__(self, data: Data, keyed: bool, field: str | None = None) -> None:
         self._data = data
         self._keyed = keyed  # Kafka: the record key is the key, whatever the value holds
+        self._field = data.label if field is None else field  # member with the label; "": none
         self._codes = {name: code for code, name in enumerate(data.classes)}
-        members = [("label", str | float | None, None)]
-        rename = {"label": data.label}
-        if not keyed:
-            members.append(("key", str | int | None, None))
-            rename["key"] = data.key_field
-        self._decode = msgspec.json.Decoder(
-            msgspec.defstruct("Aside", members, rename=rename)
-        ).decode
+        paths = list(data.categories)
+        paths += [self._field] if self._field and self._field not in paths else []
+        if not keyed and data.key_field and data.key_field not in paths:
+            paths.append(data.key_field)
+        self._places = {path: number for number, path in enumerate(paths)}
+        self._members = Members(dict.fromkeys(paths, SCALAR))
+        self._decode = msgspec.json.Decoder(self._members.row).decode
 
-    def read(self, record_key: bytes | None, value: bytes) -> tuple[bytes, float]:
-        """Return a record's key and its label as a number, NaN where it has none.
+    def read(self, chunk: Chunk) -> Aside:
+        """Read a chunk's keys, labels and categories."""
+        count, rejects = len(chunk.values), dict(chunk.rejects)
+        columns = self._columns(chunk, rejects)
+        keys = [self._key(chunk, row, columns, rejects) for row in range(count)]
+        labels = np.full(count, np.nan, np.float32)
+        if self._field:
+            for row, label in enumerate(columns[self._places[self._field]]):
+                try:
+                    labels[row] = math.nan if row in rejects else self._label(label)
+                except Reject as reject:
+                    rejects[row] = str(reject)
+        texts = [columns[self._places[name]] for name in self._data.categories]
+        return Aside(keys, labels, texts, rejects)
 
-        Raises Reject, naming the field: no key, or a label of the wrong kind.
-        """
-        try:
-            aside: Any = self._decode(value)
-        except msgspec.MsgspecError as error:
-            raise Reject(
-                f"field {self._data.key_field!r} or {self._data.label!r}: {error}"
-            ) from error
-        key = record_key if self._keyed else self._key(aside.key)
-        if key is None:
-            raise Reject("the record key is null")
-        return key, self._label(aside.label)
+    def _columns(self, chunk: Chunk, rejects: dict[int, str]) -> list[Sequence[Any]]:
+        blank, rows = self._members.row(), []
+        for row, value in enumerate(chunk.values):
+            try:
+                # A null value says something about its key, and nothing else.
+                good = value is not None and row not in rejects and self._places
+                rows.append(decode_one(self._decode, value) if good else blank)
+            except Reject as reject:
+                rejects.setdefault(row, str(reject))
+                rows.append(blank)
+        if not self._places:
+            return []
+        return self._members.columns(rows)
 
-    def _key(self, key: str | int | None) -> bytes:
-        if key is None:
-            raise Reject(f"field {self._data.key_field!r}: expected a key, got none")
-        return str(key).encode()
+    def _key(
+        self, chunk: Chunk, row: int, columns: list[Sequence[Any]], rejects: dict[int, str]
+    ) -> bytes | None:
+        name = self._data.key_field
+        if self._keyed:
+            key = None if chunk.keys is None else chunk.keys[row]
+            if key is None:
+                rejects.setdefault(row, "the record key is null")
+            return key
+        if not name:
+            return file_key(chunk.source)
+        value = columns[self._places[name]][row]
+        if value is None or isinstance(value, bool | list | dict):
+            rejects.setdefault(row, f"field {name!r}: expected a key, got none")
+            return None
+        return (category_text(value) or "").encode()
 
-    def _label(self, label: str | float | None) -> float:
+    def _label(self, label: Any) -> float:
         if label is None:
             return math.nan
-        name = self._data.label
+        name = self._field
         if self._data.kind == "regression":
-            if isinstance(label, str) or not math.isfinite(label):
+            if isinstance(label, str | bool) or not math.isfinite(label):
                 raise Reject(
                     f"field {name!r}: expected a finite number, got {type(label).__name__}"
                 )
-            return label
-        text = label if isinstance(label, str) else f"{label:g}"
+            return float(label)
+        text = f"{label:g}" if isinstance(label, float) else category_text(label) or ""
         if text not in self._codes:
             if self._data.classes:
                 raise Reject(f"field {name!r}: expected one of data.classes, got another class")
             self._codes[text] = len(self._codes)
         return float(self._codes[text])
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is anything to be told apart."""
+        return self._data.kind == "regression" or len(self._codes) > 1
 
     def outputs(self) -> OutputSpec:
         """Return what the outputs mean; classes are sorted unless the settings order them."""
@@ -81,7 +128,7 @@ class Labels:
 
     def final(self, labels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn the class numbers given while reading into positions in outputs().names."""
-        if self._data.kind == "regression" or self._data.classes:
+        if self._data.kind != "classification" or self._data.classes:
             return labels
         names = sorted(self._codes)
         position = np.empty(len(names) + 1, np.float32)

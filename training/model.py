@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.events import OutputSpec
+from keyfold.export.layers import Ahead as AheadLayer
 from keyfold.export.layers import Standardize
+from keyfold.export.motion import Motion
 from keyfold.training.config import Model
 from keyfold.training.data import Sequence
+from keyfold.training.forecast import Ahead
 
 CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 
@@ -30,8 +33,10 @@ class Scaling:
 
     mean: tuple[float, ...]  # per feature
     deviation: tuple[float, ...]  # per feature; 1 where a feature never changes
-    label_mean: float  # 0 for classification
-    label_deviation: float  # 1 for classification
+    label_mean: float  # of a regression's labels; otherwise 0
+    label_deviation: float  # likewise; otherwise 1
+    ahead: Ahead | None = None  # of a forecast; otherwise None
+    motion: Motion | None = None  # how the features move: for the proof of the exported graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Network:
     whole: Any  # keras.Model: x (B,T,F) -> y (B,T,O), from initial states
     stepping: Any  # keras.Model: [x, *states (B,H)] -> [y, *states]
     state_units: tuple[int, ...]  # H of every state tensor
+    starts_naive: bool = False  # untrained it forecasts that all stays as it is
 
 
 def learn_scaling(
@@ -49,12 +55,13 @@ def learn_scaling(
     """Learn the scaling of features, and of a regression's capped labels, from training events."""
     some = tuple(train)
     mean, deviation = _moments([sequence.x for sequence in some])
-    if outputs.kind == "classification":
-        return Scaling(mean, deviation, 0.0, 1.0)
+    motion = Motion.of([sequence.x for sequence in some], mean, deviation)
+    if outputs.kind != "regression":
+        return Scaling(mean, deviation, 0.0, 1.0, motion=motion)
     cap = np.inf if label_cap is None else label_cap
     labels = [np.minimum(s.labels[~np.isnan(s.labels), None], cap) for s in some]
     (label_mean,), (label_deviation,) = _moments(labels)
-    return Scaling(mean, deviation, label_mean, label_deviation)
+    return Scaling(mean, deviation, label_mean, label_deviation, motion=motion)
 
 
 def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -69,7 +76,8 @@ def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tupl
 
 def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
     """Build the network with new weights, drawn from Keras's global seed."""
-    before = [Standardize(scaling.mean, scaling.deviation, name="scale")]
+    scale = Standardize(scaling.mean, scaling.deviation, name="scale")
+    before: list[Any] = [scale]
     if settings.input_noise:
         before.append(keras.layers.GaussianNoise(settings.input_noise, name="noise"))
     recurrent = [
@@ -80,6 +88,7 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
         keras.layers.Dropout(settings.dropout, name=f"drop{i}") for i in range(len(recurrent))
     ]
     head = _head(settings, scaling, outputs)
+    ahead = None if scaling.ahead is None else _Forecasting(scaling.ahead, outputs)
 
     x = keras.Input((None, len(scaling.mean)), name="x")
     tensors_per_layer = 2 if settings.cell == "lstm" else 1
@@ -100,7 +109,7 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
             z = dropout(z)
         for layer in head:
             z = layer(z)
-        return z, after
+        return (z if ahead is None else ahead(x, scale(x), z)), after
 
     whole = keras.Model(x, connect(None)[0], name="keyfold")
     if settings.memory:
@@ -108,7 +117,7 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
             _remember(layer, settings.memory)
     y, after = connect(states)
     stepping = keras.Model([x, *states], [y, *after], name="keyfold_stepping")
-    return Network(whole, stepping, tuple(state.shape[1] for state in states))
+    return Network(whole, stepping, tuple(state.shape[1] for state in states), ahead is not None)
 
 
 def _remember(layer: Any, longest: int) -> None:
@@ -128,7 +137,31 @@ def _head(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
     layers: list[Any] = []
     if settings.dense:
         layers.append(keras.layers.Dense(settings.dense, activation="relu", name="dense"))
+    if outputs.kind == "forecast":
+        return layers  # the rest is _Forecasting's
     if outputs.kind == "classification":
         return [*layers, keras.layers.Dense(len(outputs.names), "softmax", name="probabilities")]
     unscale = keras.layers.Rescaling(scaling.label_deviation, scaling.label_mean, name="unscale")
     return [*layers, keras.layers.Dense(1, name="value"), unscale]
+
+
+class _Forecasting:
+    """The head of a forecast: newest values and learned changes.
+
+    Before training every change is nothing, so that the model begins as the naive forecast "it
+    stays as it is" and only ever has to be better. The changes also see the scaled inputs
+    themselves: what one event shows need not pass through the memory.
+    """
+
+    def __init__(self, ahead: Ahead, outputs: OutputSpec) -> None:
+        self._joined = keras.layers.Concatenate(name="joined")
+        self._change = keras.layers.Dense(
+            len(outputs.names), kernel_initializer="zeros", name="change"
+        )
+        quantiles = 1 if outputs.forecast is None else max(1, len(outputs.forecast.quantiles))
+        self._ahead = AheadLayer(
+            ahead.sources, ahead.offsets, ahead.scales, quantiles, name="ahead"
+        )
+
+    def __call__(self, x: Any, scaled: Any, z: Any) -> Any:
+        return self._ahead([x, self._change(self._joined([z, scaled]))])

@@ -22,17 +22,22 @@ import tensorflow as tf
 from keyfold.export import layers as _layers  # noqa: F401 - registers what model.keras may hold
 from keyfold.export.errors import Crash
 from keyfold.export.events import OutputSpec
-from keyfold.training.config import Config, Data, Model
+from keyfold.export.features import FeatureSpec
+from keyfold.export.motion import Motion
+from keyfold.training.config import Config, Data, Forecast, Model
 from keyfold.training.data import EventLog
 from keyfold.training.fit import History
+from keyfold.training.forecast import Ahead
 from keyfold.training.model import Network, Scaling, build
+from keyfold.training.sources import form_of
 
-MODEL, SPEC, CONFIG, METRICS, CURVE = (
+MODEL, SPEC, CONFIG, METRICS, CURVE, PICTURE = (
     "model.keras",
     "spec.json",
     "config.json",
     "metrics.json",
     "loss.png",
+    "forecast.png",
 )
 LATEST = "latest"  # a link to the newest run
 
@@ -64,7 +69,7 @@ def save(
     """Write a run's files and point `latest` at it. `report` goes into metrics.json."""
     network, scaling, history = trained
     network.whole.save(folder / MODEL)
-    _write(folder / CONFIG, asdict(config))
+    _write(folder / CONFIG, config.record())  # without secrets
     spec = {
         "events": log.events.to_json(),
         "features": log.features.to_json(),
@@ -75,6 +80,7 @@ def save(
     _write(folder / SPEC, spec)
     data = {
         "sha256": log.sha256,
+        "table": form_of(config.data).to_json(),
         "records": log.records,
         "events": log.count,
         "keys": len({sequence.key for sequence in log.sequences}),
@@ -102,6 +108,8 @@ class Run:
 
     network: Network  # with the trained weights
     data: Data  # the settings it was trained with
+    forecast: Forecast  # likewise
+    features: FeatureSpec  # with what was learned of the inputs
     outputs: OutputSpec  # what its outputs mean
 
 
@@ -115,17 +123,28 @@ def load(folder: Path) -> Run:
         tuple(saved["deviation"]),
         saved["label_mean"],
         saved["label_deviation"],
+        _ahead(saved.get("ahead")),
+        Motion.from_json(saved["motion"]) if saved.get("motion") else None,
     )
     settings = Model(**{**config["model"], "units": tuple(config["model"]["units"])})
     network = build(settings, scaling, outputs)
     network.whole.set_weights(keras.models.load_model(folder / MODEL).get_weights())
-    data: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config["data"].items()
-    }
+    data = _tuples(config["data"])
     if outputs.kind == "classification":
         data["classes"] = outputs.names  # as they were found, if the settings named none
-    return Run(network, Data(**data), outputs)
+    forecast = Forecast(**_tuples(config.get("forecast", {})))
+    features = FeatureSpec.from_json(spec["features"])
+    return Run(network, Data(**data), forecast, features, outputs)
+
+
+def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in section.items()
+    }
+
+
+def _ahead(saved: Mapping[str, Any] | None) -> Ahead | None:
+    return None if saved is None else Ahead(**_tuples(saved))
 
 
 def draw_losses(history: History, file: Path) -> None:
@@ -138,7 +157,7 @@ def draw_losses(history: History, file: Path) -> None:
     passes = range(1, len(history.train_loss) + 1)
     axes.plot(passes, history.train_loss, label="train (with dropout)")
     axes.plot(passes, history.validation_loss, label="validation")
-    axes.axvline(history.best_pass, linestyle=":", color="grey", label="kept")
+    axes.axvline(max(1, history.best_pass), linestyle=":", color="grey", label="kept")
     axes.set(xlabel="pass over the training sequences", ylabel="loss", yscale="log")
     axes.legend()
     figure.savefig(file, dpi=110)

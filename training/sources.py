@@ -1,30 +1,30 @@
 """Event logs as raw records, a few thousand at a time: JSON lines, CSV, Parquet, a Kafka topic.
 
-Owns where records come from and how a row of a table is written as the JSON that the worker would
-receive, so that everything downstream decodes one format with one codec. Knows nothing of features
-or labels. Called by data.py.
+Owns where records come from; how a row of a table is written as JSON is export/tables.py's. Knows
+nothing of features or labels. Called by data.py.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import itertools
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from keyfold.export.connection import Connection
 from keyfold.export.errors import Crash
+from keyfold.export.refusals import acl, ask
+from keyfold.export.tables import MISSING, TableForm, read_rows, row_name
 from keyfold.training.config import Kafka
+from keyfold.training.settings_data import Data
 
 CHUNK = 16_384  # records read at a time: bounds the memory that raw text takes
 
@@ -42,84 +42,43 @@ class Chunk:
     keys: Sequence[bytes | None] | None  # Kafka record keys; None: the key is a field of the value
     values: Sequence[bytes | None]  # JSON
     timestamps_ms: NDArray[np.int64]  # the records' own timestamps; 0 where a file has none
+    rejects: Mapping[int, str] = field(default_factory=dict)  # row -> why it is no event
 
 
-def read_files(files: Sequence[str]) -> Iterator[Chunk]:
-    """Read event logs in order. Raises SourceError: a missing file, an unknown kind of file."""
-    readers = {".jsonl": _lines, ".ndjson": _lines, ".csv": _csv, ".parquet": _parquet}
-    for file in map(Path, files):
-        suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-        if suffix not in readers:
-            raise SourceError(f"{file}: expected one of {', '.join(readers)}, got {suffix!r}")
-        if not file.is_file():
-            raise SourceError(f"{file}: expected an event log, got no such file")
-        yield from readers[suffix](file)
+def form_of(data: Data) -> TableForm:
+    """Return how the settings say that CSV files are written."""
+    return TableForm(
+        data.csv_separator, data.csv_decimal, data.csv_encoding, MISSING | set(data.null_words)
+    )
 
 
-def _open(file: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
+def read_files(files: Sequence[str], data: Data | None = None) -> Iterator[Chunk]:
+    """Read event logs in order. Raises TableError: a missing file, an unknown kind of file."""
+    form = TableForm() if data is None else form_of(data)
+    for file in files:
+        path = Path(file)
+        what, rows = row_name(path), read_rows(path, form)
+        while some := list(itertools.islice(rows, CHUNK)):
+            places = [f"{what} {number}" for number, _ in some]
+            zeros = np.zeros(len(some), np.int64)
+            yield Chunk(file, places, None, [value for _, value in some], zeros)
 
 
-def _chunks(source: str, what: str, values: Iterator[bytes], first: int) -> Iterator[Chunk]:
-    numbered = enumerate(values, first)
-    while some := list(itertools.islice(numbered, CHUNK)):
-        places = [f"{what} {number}" for number, _ in some]
-        zeros = np.zeros(len(some), np.int64)
-        yield Chunk(source, places, None, [value for _, value in some], zeros)
-
-
-def _lines(file: Path) -> Iterator[Chunk]:
-    with _open(file) as stream:
-        yield from _chunks(str(file), "line", (line.rstrip(b"\r\n") for line in stream), 1)
-
-
-def _csv(file: Path) -> Iterator[Chunk]:
-    with _open(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-        rows = csv.DictReader(text)
-        values = (
-            orjson.dumps({name: _cell(cell) for name, cell in row.items() if name is not None})
-            for row in rows
-        )
-        yield from _chunks(str(file), "row", values, 1)
-
-
-def _cell(text: str | None) -> float | int | str | None:
-    """Read a CSV cell as JSON would show it: a number where it looks like one; empty is null."""
-    if not text:
-        return None
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        # "007" and an over-long integer are names, not numbers.
-        return text if kind is int and (str(number) != text or abs(number) >= 2**63) else number
-    return text
-
-
-def _parquet(file: Path) -> Iterator[Chunk]:
-    import pyarrow.parquet  # heavy, and only this kind of file needs it
-
-    with closing(pyarrow.parquet.ParquetFile(file)) as table:
-        rows = (
-            orjson.dumps(row, option=orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY)
-            for part in table.iter_batches(batch_size=CHUNK)
-            for row in part.to_pylist()
-        )
-        yield from _chunks(str(file), "row", rows, 1)
-
-
-def read_topic(kafka: Kafka) -> Iterator[Chunk]:
+def read_topic(kafka: Kafka, connection: Connection | None = None) -> Iterator[Chunk]:
     """Read a topic's records between two offsets or times, one partition after the other.
 
     A key lives in one partition, so its events arrive in offset order. Only committed transactions
-    are read. Raises SourceError: no such topic, or silence for `timeout_s` before the end.
+    are read. Without `connection` the brokers of `kafka` are plaintext ones. Raises SourceError: no
+    such topic, or silence for `timeout_s` before the end; Crash: the brokers refuse us.
     """
     import confluent_kafka  # only this source needs it
 
+    connection = connection or Connection(kafka.brokers)
     consumer = confluent_kafka.Consumer(
         {
-            "bootstrap.servers": kafka.brokers,
+            **connection.librdkafka(),
+            "error_cb": lambda error: None,  # what matters comes back as errors
+            "log_level": 2,
             "group.id": "keyfold-train",  # required by the client; offsets are never stored
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
@@ -129,14 +88,29 @@ def read_topic(kafka: Kafka) -> Iterator[Chunk]:
     )
     with closing(consumer):
         try:
-            topics = consumer.list_topics(kafka.topic, timeout=kafka.timeout_s).topics
-            found = topics[kafka.topic]
+            found = ask(
+                connection,
+                lambda limit_s: consumer.list_topics(kafka.topic, timeout=limit_s).topics,
+                kafka.timeout_s,
+                (confluent_kafka.KafkaException,),
+            )[kafka.topic]
+            if found.error is not None and found.error.code() in _forbidden():
+                raise SourceError(acl(connection, "Describe", "topic", kafka.topic))
             if found.error is not None or not found.partitions:
                 raise SourceError(f"topic {kafka.topic}: {found.error or 'no partitions'}")
             for partition in sorted(found.partitions):
                 yield from _read_partition(consumer, kafka, partition)
         except confluent_kafka.KafkaException as error:
-            raise SourceError(f"topic {kafka.topic} at {kafka.brokers}: {error}") from error
+            if error.args[0].code() in _forbidden():
+                raise SourceError(acl(connection, "Read", "topic", kafka.topic)) from error
+            why = error.args[0].str()
+            raise SourceError(f"topic {kafka.topic} at {connection}: {why}") from error
+
+
+def _forbidden() -> tuple[int, ...]:
+    from confluent_kafka import KafkaError
+
+    return (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 
 
 def _read_partition(consumer: Any, kafka: Kafka, partition: int) -> Iterator[Chunk]:
@@ -173,6 +147,8 @@ def _poll(consumer: Any, kafka: Kafka, end: int) -> tuple[list[Any], int]:
         polled = consumer.consume(CHUNK, timeout=1.0)
         records = [record for record in polled if record.error() is None]
         for error in (record.error() for record in polled if record.error() is not None):
+            if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                continue  # of the group that we never join
             # The end is also reached when the last offsets are transaction markers.
             if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
@@ -200,12 +176,15 @@ def _offset(
     return int(found.offset) if found.offset >= 0 else watermarks[1]  # no record that late
 
 
-def parse_time(text: str) -> int:
-    """Read an ISO 8601 time as UTC epoch ms; without an offset it is UTC."""
+def parse_time(text: str, now: datetime | None = None) -> int:
+    """Read a time as UTC epoch ms: ISO 8601 (without an offset it is UTC), or -7d, -12h, -30m."""
+    if (found := re.fullmatch(r"-(\d{1,6})([dhm])", text)) is not None:
+        ago = timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
+        return round(((now or datetime.now(UTC)) - ago).timestamp() * 1000)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise SourceError(f"expected a time in ISO 8601, got {text!r}") from error
+        raise SourceError(f"expected a time in ISO 8601, or one like -7d, got {text!r}") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1000)

@@ -1,12 +1,13 @@
 """Which of a log's events train, which choose, which only report; never mixed.
 
-Owns the split, by key (a key is in one part only) or by time (a key's earlier events train, its
-later ones are predicted after folding the earlier ones, and only they count). Pure: sequences in,
-parts out, randomness from a seed. Called by the commands.
+Owns the split, by key (a key is in one part only), or by time or order (a key's earlier events
+train, its later ones are predicted after folding the earlier ones, and only they count). Pure:
+sequences in, parts out, randomness from a seed. Called by the commands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +25,7 @@ class Part:
 
     sequences: tuple[Sequence, ...]  # from the key's first event on, so that states are right
     counts_from: tuple[int, ...]  # per sequence: events before it are folded but not judged
+    origins: tuple[int, ...] = ()  # per sequence: which one of the log it is, or is the head of
 
     @property
     def events(self) -> int:
@@ -48,15 +50,20 @@ class Parts:
 
 def split(sequences: Seq[Sequence], settings: Split) -> Parts:
     """Split a log. Raises DataError when nothing is left to train on or to validate with."""
-    parts = _by_key(sequences, settings) if settings.by == "key" else _by_time(sequences, settings)
+    if settings.by == "key":
+        parts = _by_key(sequences, settings)
+    else:
+        bounds = _times(sequences, settings) if settings.by == "time" else None
+        parts = _by_bounds(sequences, [_bounds(whole, settings, bounds) for whole in sequences])
     for name, part in (("train", parts.train), ("validation", parts.validation)):
         if not part.events:
             raise DataError(f"split: expected events to {name} with, got none")
     return parts
 
 
-def _whole(sequences: Seq[Sequence]) -> Part:
-    return Part(tuple(sequences), (0,) * len(sequences))
+def whole(sequences: Seq[Sequence]) -> Part:
+    """Return a part in which every event counts."""
+    return Part(tuple(sequences), (0,) * len(sequences), tuple(range(len(sequences))))
 
 
 def _by_key(sequences: Seq[Sequence], settings: Split) -> Parts:
@@ -72,10 +79,15 @@ def _by_key(sequences: Seq[Sequence], settings: Split) -> Parts:
     validation |= set(drawn[:for_validation])
     test |= set(drawn[for_validation : for_validation + for_test])
     return Parts(
-        _whole([s for s in sequences if s.key not in validation | test]),
-        _whole([s for s in sequences if s.key in validation]),
-        _whole([s for s in sequences if s.key in test]),
+        _chosen(sequences, lambda key: key not in validation | test),
+        _chosen(sequences, lambda key: key in validation),
+        _chosen(sequences, lambda key: key in test),
     )
+
+
+def _chosen(sequences: Seq[Sequence], is_in: Callable[[str], bool]) -> Part:
+    origins = tuple(number for number, s in enumerate(sequences) if is_in(s.key))
+    return Part(tuple(sequences[number] for number in origins), (0,) * len(origins), origins)
 
 
 def _matching(keys: Seq[str], patterns: Seq[str], name: str) -> set[str]:
@@ -88,29 +100,48 @@ def _matching(keys: Seq[str], patterns: Seq[str], name: str) -> set[str]:
     return found
 
 
-def _by_time(sequences: Seq[Sequence], settings: Split) -> Parts:
+def _times(sequences: Seq[Sequence], settings: Split) -> tuple[int, int | None]:
+    if settings.validation_share:
+        every = np.concatenate([sequence.times_ms for sequence in sequences])
+        kept = 1.0 - settings.test_share
+        levels = (kept - settings.validation_share, kept)
+        # A time that some event has: all events of that time are on one side.
+        start, end = np.quantile(every, levels, method="higher").tolist()
+        return int(start), int(end) if settings.test_share else None
     first = parse_time(settings.validation_from)
     second = parse_time(settings.test_from) if settings.test_from else None
     if second is not None and second <= first:
         raise DataError("split.test_from: expected a time later than split.validation_from")
-    parts: list[list[tuple[Sequence, int]]] = [[], [], []]
-    for whole in sequences:
-        a = _first_at(whole, first)
-        b = max(a, _first_at(whole, second)) if second is not None else len(whole)
-        for part, start, end in zip(parts, (0, a, b), (a, b, len(whole)), strict=True):
+    return first, second
+
+
+def _bounds(
+    sequence: Sequence, settings: Split, times: tuple[int, int | None] | None
+) -> tuple[int, int]:
+    """Return where a sequence's validation and its test begin."""
+    count = len(sequence)
+    if times is None:
+        kept = 1.0 - settings.test_share
+        return round(count * (kept - settings.validation_share)), round(count * kept)
+    first, second = times
+    a = _first_at(sequence, first)
+    return a, max(a, _first_at(sequence, second)) if second is not None else count
+
+
+def _by_bounds(sequences: Seq[Sequence], bounds: Seq[tuple[int, int]]) -> Parts:
+    parts: list[list[tuple[Sequence, int, int]]] = [[], [], []]
+    for number, (sequence, (a, b)) in enumerate(zip(sequences, bounds, strict=True)):
+        for part, start, end in zip(parts, (0, a, b), (a, b, len(sequence)), strict=True):
             if start < end:
-                part.append((_head(whole, end), start))
+                part.append((sequence.head(end), start, number))
     train, validation, test = (
-        Part(tuple(s for s, _ in part), tuple(start for _, start in part)) for part in parts
+        Part(tuple(s for s, _, _ in part), tuple(a for _, a, _ in part), tuple(n for *_, n in part))
+        for part in parts
     )
     return Parts(train, validation, test)
 
 
 def _first_at(sequence: Sequence, time_ms: int) -> int:
-    """Return the place of the first event at or after a time; log order decides, not event time."""
+    """Return the place of the first event at or after a time; the order decides, not event time."""
     late = sequence.times_ms >= time_ms
     return int(np.argmax(late)) if late.any() else len(sequence)
-
-
-def _head(sequence: Sequence, end: int) -> Sequence:
-    return Sequence(sequence.key, sequence.x[:end], sequence.times_ms[:end], sequence.labels[:end])

@@ -1,118 +1,193 @@
 """One training run from settings to folder, top to bottom like a lab protocol.
 
-Owns the order: read, split, scale, build, fit, measure, save; and what a person sees meanwhile. The
-steps are in their own modules. Called by the `keyfold-train` command.
+Owns the order: read, split, learn the inputs, scale, build, fit, measure, save. The steps are in
+their own modules, what a person sees meanwhile in show.py. Called by the `keyfold-train` command.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from keyfold.training import run
+from keyfold.export.outputs import Forecast, OutputSpec
+from keyfold.training import run, show
+from keyfold.training.against import compare, earlier_run
 from keyfold.training.config import Config
-from keyfold.training.data import EventLog, build, read_log
-from keyfold.training.evaluate import Metrics, measure, predict
-from keyfold.training.fit import Report, cross_entropy, fit, squared_error
+from keyfold.training.data import EventLog, build, read_chunks, read_log
+from keyfold.training.delayed import with_labels
+from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
+from keyfold.training.fit import Loss, cross_entropy, fit, forecast_error, squared_error
+from keyfold.training.forecast import calibrate, judge, learn_ahead, with_truth
+from keyfold.training.learned import finished, learn
+from keyfold.training.model import Scaling, learn_scaling
 from keyfold.training.model import build as build_network
-from keyfold.training.model import learn_scaling
-from keyfold.training.sources import read_files
-from keyfold.training.split import Part, split
+from keyfold.training.pictures import draw_forecasts
+from keyfold.training.sources import Chunk, read_files
+from keyfold.training.split import Part, split, whole
 
 PARTS = ("train", "validation", "test")
+Outputs = list[NDArray[np.float32]]  # of each sequence of a part: (T,O)
 
 
-def train(config: Config, name: str, runs: Path, console: Console) -> Path:
-    """Train as the settings say and return the run's folder. Raises Crash with the reason."""
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A log, ready to be learned from."""
+
+    log: EventLog  # as the model sees it
+    outputs: OutputSpec  # what is predicted
+    parts: Mapping[str, Part]  # by name, those that have events
+
+
+def train(
+    config: Config, name: str, runs: Path, console: Console, against: Path | None = None
+) -> Path:
+    """Train as the settings say and return the run's folder. Raises Crash with the reason.
+
+    `against`: an earlier run, or the bundle made of one, to be judged on the same held-out events.
+    """
     began = time.monotonic()
-    log = read_log(config)
-    _show_log(log, console)
-    parts = split(log.sequences, config.split)
-    chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
-    for part_name, part in chosen.items():
-        if not part.events:
-            continue
-        console.print(f"{part_name:>10}: {part.events:,} events of {len(part.keys):,} keys")
-
+    # Both models are to be judged on the same records; a topic grows meanwhile.
+    chunks = None if against is None else list(read_chunks(config))
+    earlier = None if against is None else earlier_run(against, runs)
+    study = prepare(config, console, chunks)
     keras.utils.set_random_seed(config.fit.seed)
-    cap = config.data.label_cap
-    # Only what counts for training: with a split by time, later events are not in this part.
-    scaling = learn_scaling(parts.train.sequences, log.outputs, cap)
-    network = build_network(config.model, scaling, log.outputs)
-    regression = log.outputs.kind == "regression"
-    loss = squared_error(scaling.label_deviation, cap) if regression else cross_entropy
-    with _progress(config.fit.passes, console) as report:
-        history = fit(network, (parts.train, parts.validation), config.fit, loss, report)
+    scaling = _scaling(study, config)
+    network = build_network(config.model, scaling, study.outputs)
+    loss = _loss(config, scaling, study.outputs)
+    judged = (study.parts["train"], study.parts["validation"])
+    with show.progress(config.fit.passes, console) as report:
+        history = fit(network, judged, config.fit, loss, report)
 
+    y = predict(network, whole(study.log.sequences))
+    study = _calibrated(study, y, config)
     metrics = {
-        part_name: measure(predict(network, part), part, log.outputs, cap)
-        for part_name, part in chosen.items()
-        if part.events
+        part_name: measure(_of(y, part), part, study.outputs, config.data.label_cap)
+        for part_name, part in study.parts.items()
     }
+    details = _details(study, y)
+    if earlier is not None and chunks is not None:
+        last, part = list(study.parts.items())[-1]  # the test part, if there is one
+        verdict = compare((earlier, chunks), config, (part, _of(y, part)), study.outputs)
+        details["against"] = asdict(verdict)
+        show.against(verdict, last, console)
     folder = run.new_folder(runs, name, datetime.now())
     seconds = time.monotonic() - began
-    held_out = {
-        part_name: list(part.keys) for part_name, part in chosen.items() if part_name != "train"
-    }
-    report_file = {"metrics": metrics, "seconds": round(seconds, 1), "held_out_keys": held_out}
+    report_file = {"metrics": metrics, "seconds": round(seconds, 1), **details}
+    log = replace(study.log, meaning=study.outputs)
     run.save(folder, config, log, (network, scaling, history), report_file)
-    show_metrics(metrics, console)
-    console.print(
-        f"kept pass {history.best_pass} of {len(history.train_loss)}; {seconds:.0f} s in all"
-    )
-    console.print(f"run: {folder}  (also {folder.parent / run.LATEST})", soft_wrap=True)
-    console.print(f"next: keyfold-export {folder}", soft_wrap=True)
+    _report((study, y), metrics, folder, console)
+    show.end(history, seconds, folder, console)
     return folder
+
+
+def _report(
+    found: tuple[Study, Outputs], metrics: Mapping[str, Metrics], folder: Path, console: Console
+) -> None:
+    """Draw and print how good the model is, beside what needs no model."""
+    study, y = found
+    last = list(study.parts)[-1]
+    part, forecast = study.parts[last], study.outputs.forecast
+    if forecast is not None:
+        draw_forecasts((part, _of(y, part)), study.outputs, folder / run.PICTURE)
+        show.worth(judge(_of(y, part), part, forecast), last, console)
+    show.metrics(metrics, study.outputs, console)
+    if forecast is None:
+        naive = naive_metrics(study.parts["train"], part, study.outputs)
+        show.naive({last: naive}, console)
+
+
+def prepare(config: Config, console: Console, chunks: Sequence[Chunk] | None = None) -> Study:
+    """Read, join, split and finish a log."""
+    log = with_labels(read_log(config, chunks), config)
+    show.log(log, console)
+    # Only what counts for training teaches: split by time, that part has no later events.
+    log = learn(log, split(log.sequences, config.split).train)
+    if not config.data.label:
+        settings = config.forecast
+        log = with_truth(log, Forecast(log.targets, settings.horizons, settings.quantiles))
+    parts = split(log.sequences, config.split)
+    chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
+    chosen = {name: part for name, part in chosen.items() if part.events}
+    show.parts(chosen, console)
+    return Study(log, log.outputs, chosen)
+
+
+def _scaling(study: Study, config: Config) -> Scaling:
+    train_part = study.parts["train"]
+    scaling = learn_scaling(train_part.sequences, study.outputs, config.data.label_cap)
+    if study.outputs.forecast is None:
+        return scaling
+    ahead = learn_ahead(study.log.features, study.outputs.forecast, train_part)
+    return replace(scaling, ahead=ahead)
+
+
+def _loss(config: Config, scaling: Scaling, outputs: OutputSpec) -> Loss:
+    if scaling.ahead is not None and outputs.forecast is not None:
+        return forecast_error(scaling.ahead, outputs.forecast.quantiles)
+    if outputs.kind == "regression":
+        return squared_error(scaling.label_deviation, config.data.label_cap)
+    return cross_entropy
+
+
+def _of(y: Outputs, part: Part) -> Outputs:
+    """Return a part's share of the outputs of all sequences."""
+    return [y[n][: len(s)] for n, s in zip(part.origins, part.sequences, strict=True)]
+
+
+def _calibrated(study: Study, y: Outputs, config: Config) -> Study:
+    forecast = study.outputs.forecast
+    if forecast is None or not config.forecast.anomaly:
+        return study
+    part = study.parts["validation"]
+    anomaly = calibrate(_of(y, part), part, forecast, config.forecast)
+    return replace(study, outputs=replace(study.outputs, anomaly=anomaly))
+
+
+def _details(study: Study, y: Outputs) -> dict[str, object]:
+    """Return what metrics.json says beside the metrics."""
+    held_out = {name: list(part.keys) for name, part in study.parts.items() if name != "train"}
+    held_out.setdefault("test", [])
+    details: dict[str, object] = {"held_out_keys": held_out}
+    judged = {name: part for name, part in study.parts.items() if name != "train"}
+    if (forecast := study.outputs.forecast) is not None:
+        details["forecasts"] = {
+            name: [
+                {**asdict(worth), "skill": worth.skill}
+                for worth in judge(_of(y, part), part, forecast)
+            ]
+            for name, part in judged.items()
+        }
+    else:
+        train_part = study.parts["train"]
+        details["naive"] = {
+            name: naive_metrics(train_part, part, study.outputs) for name, part in judged.items()
+        }
+    return details
 
 
 def evaluate(folder: Path, files: tuple[str, ...], console: Console) -> Metrics:
     """Measure a run's model on other logs, in which every event counts."""
     saved = run.load(folder)
-    log = build(saved.data, read_files(files), keyed=False)
-    _show_log(log, console)
-    part = Part(log.sequences, (0,) * len(log.sequences))
-    metrics = measure(predict(saved.network, part), part, saved.outputs, saved.data.label_cap)
-    show_metrics({"these logs": metrics}, console)
-    return metrics
-
-
-def _show_log(log: EventLog, console: Console) -> None:
-    console.print(f"  read: {log.records:,} records, {log.rejected:,} rejects")
-    for reject in log.rejects:
-        console.print(f"    {reject}", highlight=False, markup=False, soft_wrap=True)
-
-
-def show_metrics(metrics: dict[str, Metrics], console: Console) -> None:
-    """Print one line for each part."""
-    for name, values in metrics.items():
-        shown = ", ".join(
-            f"{metric} {value:.4g}" for metric, value in values.items() if metric != "events"
-        )
-        console.print(f"{name:>10}: {shown}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(passes: int, console: Console) -> Iterator[Report]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    log = build(
+        saved.data,
+        read_files(files, saved.data),
+        keyed=False,
+        forecast=saved.forecast,
+        features=saved.features,
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("training", total=passes)
-        best = [float("inf")]
-
-        def report(number: int, train_loss: float, validation_loss: float, is_best: bool) -> None:
-            best[0] = validation_loss if is_best else best[0]
-            text = f"loss {train_loss:.4f} validation {validation_loss:.4f} best {best[0]:.4f}"
-            bar.update(task, completed=number, description=text)
-
-        yield report
+    show.log(log, console)
+    log = finished(log)
+    if saved.outputs.forecast is not None:
+        log = with_truth(log, saved.outputs.forecast)
+    part = whole(log.sequences)
+    metrics = measure(predict(saved.network, part), part, saved.outputs, saved.data.label_cap)
+    show.metrics({"these logs": metrics}, saved.outputs, console)
+    return metrics

@@ -25,6 +25,11 @@ class Piece:
     index: int  # of the sequence, among those given
     start: int  # first event gone through
     counts_from: int  # first event whose loss counts
+    end: int | None = None  # first event that is not gone through; None: the sequence's end
+
+    def stop(self, sequence: Sequence) -> int:
+        """Return the first event that is not gone through."""
+        return len(sequence) if self.end is None else min(self.end, len(sequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,8 @@ class Window:
     """T steps of B lanes."""
 
     x: NDArray[np.float32]  # (B,T,F); padding repeats a real event
-    labels: NDArray[np.float32]  # (B,T); 0 where there is none
-    weights: NDArray[np.float32]  # (B,T); 1 where the loss counts, 0 for padding and no label
+    labels: NDArray[np.float32]  # (B,T), or (B,T,L) of forecasts; 0 where there is none
+    weights: NDArray[np.float32]  # likewise; 1 where the loss counts, 0 for padding and no label
     fresh: NDArray[np.bool_]  # (B,) the lane begins a sequence: its state is the initial one
     owner: NDArray[np.int64]  # (B,) index of the lane's sequence; -1: idle
     at: NDArray[np.int64]  # (B,) place of the window's first event in that sequence
@@ -49,7 +54,7 @@ def windows(
     while True:
         fresh = np.zeros(len(lanes), np.bool_)
         for lane, piece in enumerate(lanes):
-            if piece is None or at[lane] >= len(sequences[piece.index]):
+            if piece is None or at[lane] >= piece.stop(sequences[piece.index]):
                 lanes[lane] = following = next(waiting, None)
                 at[lane] = following.start if following is not None else 0
                 fresh[lane] = True
@@ -71,18 +76,19 @@ def _cut(
     # and infinity times a weight of 0 is not 0.
     x = np.empty((*shape, sequences[0].x.shape[1]), np.float32)
     x[:] = sequences[0].x[0]
-    labels = np.full(shape, np.nan, np.float32)
+    labels = np.full((*shape, *sequences[0].labels.shape[1:]), np.nan, np.float32)
     owner = np.full(len(lanes), -1, np.int64)
     counts = np.zeros(shape, np.bool_)
     for lane, piece in enumerate(lanes):
         if piece is None:
             continue
         sequence, first = sequences[piece.index], int(at[lane])
-        steps = min(length, len(sequence) - first)
+        steps = min(length, piece.stop(sequence) - first)
         x[lane, :steps] = sequence.x[first : first + steps]
         x[lane, steps:] = sequence.x[first + steps - 1]
         labels[lane, :steps] = sequence.labels[first : first + steps]
         counts[lane] = np.arange(first, first + length) >= piece.counts_from
         owner[lane] = piece.index
+    counts = counts.reshape(*shape, *(1,) * (labels.ndim - 2))
     weights = (counts & ~np.isnan(labels)).astype(np.float32)
     return Window(x, np.nan_to_num(labels), weights, fresh, owner, at.copy())

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from keyfold.worker import phases
+from keyfold.worker import beginning, phases
+from keyfold.worker.handover_store import HandoverStore
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Question, Questions
-from keyfold.worker.protocol import Fence, Phase, Refused, Topic
+from keyfold.worker.protocol import Beginning, Fence, Phase, Refused, Topic
 from keyfold.worker.surroundings import Surroundings, retrying
 from keyfold.worker.topics import judge_topics
 
@@ -29,6 +31,7 @@ class Answers:
         self._partition, self._shared = partition, shared
         self.topic = Topic(0, "")  # as it was when the fence was taken
         self.log_end = 0  # as it was then
+        self._handovers: HandoverStore | None = None  # made when it is asked for
         self.seek_to = 0  # where the last ACQUIRE wants the position to be
 
     async def give(self, questions: Questions, phase: Phase) -> None:
@@ -57,19 +60,13 @@ class Answers:
         """Answer one question of ACQUIRE or of an audit."""
         partition, shared = self._partition, self._shared
         topic, number = partition.topic, partition.number
-        match question:
+        match question:  # what is Kafka's; the rest is Redis's
             case phases.AskLog():
                 return await self._ask_log()
+            case phases.AskBegin():
+                return await self._ask_begin()
             case phases.AskTopic():
                 return await self._ask_topic()
-            case phases.CheckTopic():
-                return await self._check_topic(question.topic)
-            case phases.AskHeld():
-                return await retrying(
-                    f"{partition}: audit",
-                    lambda: shared.store.hold(topic, number),
-                    lambda: partition.phase is Phase.RUN,
-                )
             case phases.AskGroupOffset():
                 if partition.rules.exactly_once:
                     return await shared.emitter.group_offset(number)
@@ -88,6 +85,35 @@ class Answers:
         return await self._ask_redis(question)
 
     async def _ask_redis(self, question: Question) -> Any:
+        """Answer a question that Redis answers."""
+        partition, store = self._partition, self._shared.store
+        topic, number = partition.topic, partition.number
+        match question:
+            case phases.CheckTopic():
+                return await self._check_topic(question.topic)
+            case phases.AskHeld():
+                return await self._in_run("audit", lambda: store.hold(topic, number))
+            case phases.AskHandovers():
+                return await self._in_run("handovers", lambda: self._records().read(number))
+            case phases.SetHandovers():
+                before, after = question.before, question.after
+                return await self._in_run(
+                    "handovers", lambda: self._records().swap(number, before, after)
+                )
+        return await self._ask_for_fence(question)
+
+    def _records(self) -> HandoverStore:
+        if self._handovers is None:
+            shared, topic = self._shared, self._partition.topic
+            self._handovers = HandoverStore(shared.store.redis, topic, shared.settings.output)
+        return self._handovers
+
+    async def _in_run(self, doing: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask Redis until it answers; None when RUN was left meanwhile."""
+        partition = self._partition
+        return await retrying(f"{partition}: {doing}", call, lambda: partition.phase is Phase.RUN)
+
+    async def _ask_for_fence(self, question: Question) -> Any:
         """Answer a question about the fence."""
         partition, store, settings = self._partition, self._shared.store, self._shared.settings
         topic, number = partition.topic, partition.number
@@ -121,8 +147,36 @@ class Answers:
         log = self._shared.log
         start, end = await log.bounds(self._partition.topic, self._partition.number)
         self.log_end = end
-        begin = {"earliest": start, "latest": end}.get(self._shared.settings.start)
-        return phases.LogBounds(start, end, begin)
+        return phases.LogBounds(start, end)
+
+    async def _ask_begin(self) -> Beginning | None:
+        """Find out what worker.start and worker.emit_from mean for a group that is new here."""
+        settings, partition = self._shared.settings, self._partition
+        if not settings.start:
+            return None
+        begin = await self._offset_of(settings.start)
+        floor = 0
+        if settings.emit_from not in beginning.EMIT_FROMS:
+            floor = await self._offset_of(settings.emit_from)
+        log.info(
+            "%s: a new group: begins at offset %d (worker.start = %s), emits from %d (emit_from = "
+            "%r)", partition, begin, settings.start, max(begin, floor), settings.emit_from,
+        )  # fmt: skip
+        return Beginning(begin, floor if floor > begin else 0)
+
+    async def _offset_of(self, text: str) -> int:
+        """Return the offset that a setting names in this partition, within the log's bounds."""
+        partition, shared = self._partition, self._shared
+        start, end = await shared.log.bounds(partition.topic, partition.number)
+        if text in ("earliest", "latest"):
+            return start if text == "earliest" else end
+        moment = beginning.moment(text)
+        at_ms = moment.at(int(time.time() * 1000))
+        if moment.at_ms is None:
+            # One present for all partitions, also for those that are acquired days later.
+            at_ms = await shared.store.note_moment(partition.topic, text, at_ms)
+        found = await shared.log.offset_at(partition.topic, partition.number, at_ms)
+        return end if found is None else min(max(found, start), end)
 
     async def _check_topic(self, found: Topic) -> Refused | None:
         partition, store = self._partition, self._shared.store

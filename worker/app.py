@@ -11,24 +11,28 @@ import asyncio
 import importlib
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import faust
+from faust.auth import SASLCredentials, SSLCredentials
 
 from keyfold.worker import health
+from keyfold.worker.beginning import HANDOVER
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.consumer_thread import ASK_S, faust_log
 from keyfold.worker.emit import Destination, Emitter
-from keyfold.worker.errors import Crash
+from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.rights import named_refusal
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
@@ -39,7 +43,9 @@ from keyfold.worker.watchdog import Watchdog, Watched, reading
 log = logging.getLogger(__name__)
 
 STUCK_S = 10.0  # a crash that has not ended the program by then ends it hard
+HOPELESS_S = 3.0  # the same, for a crash that a person must set right first: nothing is drained
 EX_CRASH = 70  # EX_SOFTWARE of sysexits.h
+EX_USAGE = 2  # what worker/cli.py ends with for the same
 
 
 class App(faust.App):
@@ -57,14 +63,15 @@ class App(faust.App):
         self.metrics = Metrics()
         self.slots = Slots(manifest)
         redis = config.redis
-        exactly_once = config.worker.outputs == "exactly-once"
-        self.store = Store.connect(redis.url, redis.timeout_s, config.kafka.group, exactly_once)
+        exactly_once = config.worker.exactly_once
+        self.store = Store.connect(redis.access, redis.timeout_s, config.kafka.group, exactly_once)
         self.pipeline = Pipeline(
-            self.model, self.slots, self.store, self.metrics, config.kafka.input
-        )
+            self.model, self.slots, self.store, self.metrics, config.kafka.input,
+            config.worker.passthrough,
+        )  # fmt: skip
         self.watchdog = Watchdog(
             Watched(
-                config.kafka.brokers, config.kafka.input, config.kafka.group,
+                config.connection, config.kafka.input, config.kafka.group,
                 config.worker.stuck_after_s or float("inf"),
             ),
             lambda: [reading(owner) for owner in self.owners()],
@@ -76,7 +83,7 @@ class App(faust.App):
             config.kafka.input, config.kafka.output, config.kafka.dead_letter, self.model.bundle.id
         )
         self._emitter = (
-            Transactions(config.kafka, destination)
+            Transactions(config.kafka, destination, config.connection)
             if exactly_once
             else Emitter(lambda: self.producer.connected(), destination)
         )
@@ -112,13 +119,15 @@ class App(faust.App):
                 self._nonce, self.model.bundle.id,
                 self.model.bundle.manifest.events.reset_after_ms,
                 max(kafka.session_timeout_s, 3 * ASK_S, 2 * self.config.redis.timeout_s),
+                worker.emit_from,
             ),
             self._wake, self.fail,
         )  # fmt: skip
         rules = Rules(
-            worker.outputs == "exactly-once",
+            worker.exactly_once,
             worker.on_bundle_change,
             worker.on_lost_range == "mark-and-continue",
+            worker.emit_from == HANDOVER,
         )
         return Owner(
             Partition(kafka.input, number, kafka.group, self._settings_file, rules), shared
@@ -144,12 +153,12 @@ class App(faust.App):
         """Stop the whole worker: fail-stop, nothing unsaved counts."""
         if self.failure is not None:
             return
-        self.failure = error
+        error = self.failure = named_refusal(error, self.config.kafka, self.config.connection)
         log.critical("worker stops: %s: %s", type(error).__name__, error)
         loop = asyncio.get_running_loop()
         self._crashing = loop.create_task(self.crash(error))
         # Faust's shutdown can hang on a broker that is gone; what matters is that we stop.
-        loop.call_later(STUCK_S, _leave)
+        loop.call_later(HOPELESS_S if isinstance(error, SetUpError) else STUCK_S, _leave, error)
 
     def _wake(self) -> None:
         self.pipeline.wake()
@@ -157,9 +166,10 @@ class App(faust.App):
             self._consumer.note_space()
 
 
-def _leave() -> None:
-    log.critical("worker did not stop within %.0f s of its crash: leaving at once", STUCK_S)
-    os._exit(EX_CRASH)
+def _leave(error: BaseException) -> None:
+    log.critical("worker did not stop by itself after its crash: leaving at once")
+    print(f"keyfold-worker: {error}", file=sys.stderr, flush=True)
+    os._exit(EX_USAGE if isinstance(error, SetUpError) else EX_CRASH)
 
 
 def create_app(config: Config, settings_file: str = "worker.toml") -> App:
@@ -222,10 +232,22 @@ def _load(name: str) -> Any:
         raise SettingsError(f"worker.agents: {name!r}: expected package.module:function") from error
 
 
+def _credentials(config: Config) -> Any:
+    """Return how Faust is to reach Kafka: TLS, SASL or both; None: neither."""
+    security, context = config.security, config.connection.ssl_context()
+    if security.sasl:
+        return SASLCredentials(
+            username=security.username, password=security.password,
+            ssl_context=context, mechanism=security.mechanism,
+        )  # fmt: skip
+    return None if context is None else SSLCredentials(context)
+
+
 def _faust_options(config: Config) -> dict[str, Any]:
     kafka, worker = config.kafka, config.worker
     return {
-        "broker": ";".join(f"kafka://{b.strip()}" for b in kafka.brokers.split(",")),
+        "broker": ";".join(f"kafka://{address}" for address in config.connection.addresses),
+        "broker_credentials": _credentials(config),
         "store": "memory://",
         "autodiscover": False,
         "web_enabled": bool(worker.web_port),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keyfold.export.connection import Connection
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.lost import Range
@@ -70,11 +71,11 @@ class Archive:
         self._records.setdefault(partition, {})[entry.offset] = entry
 
 
-def keep_log(brokers: str, topic: str, file: Path) -> int:
+def keep_log(kafka: Connection | str, topic: str, file: Path) -> int:
     """Add to a file what a topic holds and the file does not; return how many records that were."""
     kept = Archive.load(file)
     count = 0
-    with KafkaLog(brokers) as log, file.open("a", encoding="utf-8") as out:
+    with KafkaLog(kafka) as log, file.open("a", encoding="utf-8") as out:
         for partition in range(log.partitions(topic)):
             extent = log.extent(topic, partition)
             begin = max([extent.start, *(end for _, end in kept.ranges(partition))])

@@ -1,7 +1,8 @@
 """`keyfold-worker`: reads the settings and runs the app under Faust's worker.
 
 Owns the command line, the log's form and the exit status: 0 after a drained stop, 2 for settings or
-a bundle that cannot be served, 70 after a crash.
+a bundle that cannot be served, 70 after a crash. The commands around a worker (COMMANDS) have
+modules of their own, each with a `main`.
 """
 
 from __future__ import annotations
@@ -9,23 +10,50 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import importlib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from keyfold.export.errors import Crash
+from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import SetUpError
 
 EX_USAGE = 2
+COMMANDS = {"init": "init_config", "check": "check", "repartition": "repartition"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a worker until it is told to stop."""
+    """Run a worker until it is told to stop, or one of the commands around it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # `keyfold-worker worker.toml` is the usual call, so it is no subcommand.
+    module = COMMANDS.get(arguments[0]) if arguments else None
+    if module is None:
+        return _serve(arguments)
+    # Imported late: --help answers at once.
+    run: Callable[[list[str]], int] = importlib.import_module(f"keyfold.worker.{module}").main
+    return command.run(f"keyfold-worker {arguments[0]}", lambda: run(arguments[1:]))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="keyfold-worker", description="Serve a bundle on a keyed Kafka topic."
+        prog="keyfold-worker",
+        description="Serve a bundle on a keyed Kafka topic.",
+        epilog="Other commands: keyfold-worker init --help (write a worker.toml), keyfold-worker "
+        "check --help (look at everything it needs), keyfold-worker repartition --help.",
     )
     parser.add_argument("config", nargs="?", type=Path, help="worker.toml")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="run the model over some records of the log and say what would come of them; writes "
+        "nothing to Kafka or Redis",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-events", type=_positive, metavar="N",
+        help="stop after N records, drained; with --dry-run: look at N (default 1000)",
+    )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
         help="override one setting; so does the environment: KEYFOLD_SECTION__NAME",
@@ -33,20 +61,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return number
+
+
+def _serve(words: list[str]) -> int:
+    arguments = _parser().parse_args(words)
+    file = str(arguments.config or "worker.toml")
+    if arguments.dry_run:
+        return command.run("keyfold-worker", lambda: _dry_run(arguments, file))
     try:
         config = read_config(arguments.config, arguments.set)
         # Imported late: --help and a wrong setting answer at once.
         from keyfold.worker.app import EX_CRASH, create_app
         from keyfold.worker.health import check_port
+        from keyfold.worker.key_field import expect_key_field
+        from keyfold.worker.redis_refusals import check_redis
+        from keyfold.worker.stop_after import stop_after
         from keyfold.worker.topics import check_topics
 
         check_port(config.worker.web_port)
 
         # Before the app: Faust's services take the event loop when they are made.
         loop = _new_event_loop()
-        app = create_app(config, str(arguments.config or "worker.toml"))
-        loop.run_until_complete(check_topics(config.kafka))
+        app = create_app(config, file)
+        loop.run_until_complete(check_topics(config.kafka, config.connection))
+        loop.run_until_complete(check_redis(config.redis.access, config.redis.timeout_s))
+        expect_key_field(config, app.model.bundle.manifest.events, file)
+        if arguments.max_events:
+            stop_after(app.pipeline, arguments.max_events)
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
         return EX_USAGE
@@ -67,6 +116,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"keyfold-worker: {app.failure}", file=sys.stderr)
         return EX_USAGE if isinstance(app.failure, SetUpError) else EX_CRASH
     return EX_CRASH if app.crashed else status
+
+
+def _dry_run(arguments: argparse.Namespace, file: str) -> int:
+    config = read_config(arguments.config, arguments.set)
+    from keyfold.worker.dry_run import dry_run
+
+    return dry_run(config, file, arguments.max_events)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -9,12 +9,13 @@ tests.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.prediction import Members, Reading, key_member, parse, show_key, split_id
 from keyfold.worker.refold import Expected, Kind, Refold
+from keyfold.worker.seams import Seams
 
 UNSEEN, RIGHT, WRONG = 0, 1, 2
 KEYS_NAMED = 100  # of events without a prediction, per partition
@@ -33,11 +34,18 @@ class Place:
     committed: int = 0  # outputs about offsets below it are in transactions that have ended
     start: int = 0  # records below it are gone: outputs about them cannot be compared
     resets: int = 0  # of the outputs, by an operator: each may emit every prediction once more
+    seams: Seams = field(default_factory=Seams)  # whose predictions the output topic holds
 
     @property
     def due(self) -> int:
         """All events below this offset must have been predicted, but for those below the floor."""
         return max(self.watermark, self.committed)
+
+    def owes(self, offset: int) -> bool:
+        """Say whether an event must have been predicted by now, by whomever."""
+        if self.seams.mine(offset):
+            return self.floor <= offset < self.due
+        return self.seams.owed_by_others(offset)
 
     def at(self, offset: int) -> str:
         """Name a record of the input."""
@@ -74,7 +82,7 @@ class OutputCheck:
     def __init__(
         self, bundle: Bundle, place: Place, refold: Refold, findings: Findings, strays: Strays
     ) -> None:
-        self._reading = Reading(bundle, findings)
+        self._reading, self._bundle = Reading(bundle, findings), bundle.id
         self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
         self._seen = bytearray(len(refold))  # per input record
@@ -97,6 +105,9 @@ class OutputCheck:
         if event is None:
             return
         position = self._refold.position(event)
+        if not place.seams.mine(event):
+            self._of_another_group(position, event, members, where)
+            return
         if position is None or self._refold.kind(position) is not Kind.EVENT:
             what = "no record" if position is None else f"a {self._kind(position)}"
             got = f"a prediction at {where}"
@@ -123,6 +134,27 @@ class OutputCheck:
             got = f"{difference[1]} at {where}"
             findings.add(Fault.WRONG_OUTPUT, place.at(event), difference[0], got)
 
+    def _of_another_group(
+        self, position: int | None, event: int, members: Members, where: str
+    ) -> None:
+        """Take a prediction that another group owes: it must be there once, and in order."""
+        findings, place = self._findings, self._place
+        findings.others += 1
+        if position is None or self._refold.kind(position) is not Kind.EVENT:
+            return  # what is an event is its bundle's word
+        if members.get("bundle") == self._bundle and place.seams.foreign(event, self._bundle):
+            owner = place.seams.owner(event)
+            got = f"one of bundle {self._bundle} at {where}"
+            findings.add(Fault.UNEXPECTED, place.at(event), f"group {owner}'s prediction", got)
+        elif self._seen[position] == UNSEEN:
+            self._seen[position], self._digests[position] = RIGHT, _claims(members)
+            self._in_order(self._refold.expected(position), event, where)
+        elif self._digests[position] == _claims(members):
+            self._duplicate(position, where)
+        else:
+            want = "the same prediction again"
+            findings.add(Fault.CONFLICT, place.at(event), want, f"another one at {where}")
+
     def finish(self) -> None:
         """Count the partition's records and note the events that must have a prediction."""
         findings, refold, place = self._findings, self._refold, self._place
@@ -135,7 +167,7 @@ class OutputCheck:
         for position, seen in enumerate(self._seen):
             if seen == UNSEEN and refold.kind(position) is Kind.EVENT:
                 offset = refold.offset(position)
-                if place.floor <= offset < place.due:
+                if place.owes(offset):
                     missing.append(offset)
         self._strays.missing(place, refold, missing)
 
@@ -230,6 +262,11 @@ class OutputCheck:
 
     def _kind(self, position: int) -> str:
         return self._refold.kind(position).name.lower()
+
+
+def _claims(members: Members) -> int:
+    """Return a digest of all that a prediction says but its numbers, which its own group checks."""
+    return hash(tuple(sorted((k, repr(v)) for k, v in members.items() if k != "output")))
 
 
 def _key_at(refold: Refold, offset: int) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from keyfold.export import settings
+from keyfold.export.connection import SECRET, Connection, Security
 from keyfold.export.settings import SettingsError
-from keyfold.worker.redis_url import problem_with_url
+from keyfold.worker.beginning import problem_with_emit_from, problem_with_start
+from keyfold.worker.redis_url import Access
 
 __all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 
@@ -28,6 +30,7 @@ class Kafka:
     output: str  # topic of predictions; the same number of partitions as the input
     group: str = "keyfold"  # consumer group; also the name of the state's home in Redis
     dead_letter: str = ""  # topic of rejects; default: the input's name + ".rejects"
+    key_field: str = ""  # member of the event that the record key must equal; "": not checked
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # of what is emitted
     session_timeout_s: float = 10.0  # a silent worker loses its partitions after this
     request_timeout_s: float = 30.0  # of one request to a broker
@@ -57,14 +60,27 @@ class Kafka:
 class Redis:
     """Where the state lives. Must run with maxmemory-policy noeviction."""
 
-    url: str = "redis://127.0.0.1:6379/0"  # also redis+sentinel:// and redis+cluster://, see README
+    # Also redis+sentinel:// and redis+cluster://, with TLS rediss://: see README.
+    url: str = field(default="redis://127.0.0.1:6379/0", repr=False)  # where it listens
     timeout_s: float = 5.0  # of one command, before it is tried again
+    username: str = ""  # ACL user; "": the one in the URL, or Redis' own "default"
+    password: str = field(default="", repr=False, metadata=SECRET)  # best by password_file
+    sentinel_username: str = ""  # of the Sentinels, where they have users of their own
+    sentinel_password: str = field(default="", repr=False, metadata=SECRET)  # of the Sentinels
+    ca_file: Path | None = None  # rediss://: PEM of who signed the servers; none: the system's
+    cert_file: Path | None = None  # rediss://: PEM of our certificate, where they ask for one
+    key_file: Path | None = None  # rediss://: PEM of its private key
+    key_password: str = field(default="", repr=False, metadata=SECRET)  # of an encrypted key
 
     def __post_init__(self) -> None:
         _expect_positive("timeout_s", self.timeout_s)
-        problem = problem_with_url(self.url)  # which never shows it: it may hold a password
-        if problem is not None:
-            raise ValueError(f"url: {problem}")
+        self.access  # noqa: B018 - which refuses contradictions
+
+    @property
+    def access(self) -> Access:
+        """How Redis is reached; every client is made from it."""
+        names = [item.name for item in fields(Access)]
+        return Access(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,9 @@ class Worker:
     """What is served and how."""
 
     bundle: Path  # folder written by keyfold-export
-    start: Literal["", "earliest", "latest"] = ""  # where a new group begins; no default
+    start: str = ""  # where a new group begins: earliest, latest, a time or -7d; no default
+    emit_from: str = ""  # a new group folds silently up to there: now, a time, -1d; or handover
+    passthrough: tuple[str, ...] = ()  # members of the event that its prediction repeats
     outputs: Literal["at-least-once", "exactly-once"] = "at-least-once"  # see README
     on_bundle_change: Literal["halt", "rebuild", "reset"] = "halt"  # states of another bundle
     on_lost_range: Literal["halt", "mark-and-continue"] = "halt"  # retention overtook the state
@@ -95,8 +113,23 @@ class Worker:
         for name in ("save_every_ms", "drain_s", "stuck_after_s", "metrics_every_s", "web_port"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        for name, problem in (
+            ("start", problem_with_start(self.start)),
+            ("emit_from", problem_with_emit_from(self.emit_from)),
+        ):
+            if problem:
+                raise ValueError(f"{name}: {problem}")
+        if "" in self.passthrough or len(set(self.passthrough)) < len(self.passthrough):
+            raise ValueError(
+                f"passthrough: expected distinct names of members, got {list(self.passthrough)}"
+            )
         if self.web_port > 65535:
             raise ValueError(f"web_port: expected at most 65535, got {self.web_port}")
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether outputs go out in transactions together with the group offset."""
+        return self.outputs == "exactly-once"
 
 
 def _expect_positive(name: str, value: float) -> None:
@@ -111,6 +144,12 @@ class Config:
     kafka: Kafka  # the log
     worker: Worker  # the service
     redis: Redis = field(default_factory=Redis)  # the state
+    security: Security = field(default_factory=Security)  # how Kafka is reached
+
+    @property
+    def connection(self) -> Connection:
+        """How Kafka is reached; every client is made from it."""
+        return Connection(self.kafka.brokers, self.security)
 
     def __post_init__(self) -> None:
         # So long W may stand still though all is well.

@@ -12,12 +12,18 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from aiokafka.errors import IllegalStateError, KafkaTimeoutError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from keyfold.worker.farewell import end_at_once
 from keyfold.worker.protocol import GroupOffset
 
 # Faust's services tell their life by this logger; worker/cli.py lets its warnings through.
@@ -40,12 +46,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         consumer._auto_offset_reset = "none"
         consumer._fetch_max_wait_ms = int(FETCH_WAIT_S * 1000)
+        end_at_once(consumer._client)
         return consumer
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave Faust's livelock warnings to the topics whose events go through Faust."""
         if tp.topic != self.app.input_topic:
             super().verify_event_path(now, tp)
+
+    async def _fetch_records(self, *arguments: Any, **options: Any) -> Any:
+        """Fetch; a right that was taken away ends the worker, not this thread by a traceback."""
+        try:
+            return await super()._fetch_records(*arguments, **options)
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            self.parent_loop.call_soon_threadsafe(self.app.fail, error)
+            return {}
 
     async def ask(
         self,
@@ -122,6 +137,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         start = await consumer.beginning_offsets([tp])
         end = await consumer.end_offsets([tp])
         return start[tp], end[tp]
+
+    async def offset_at(self, tp: TopicPartition, time_ms: int) -> int | None:
+        """Return the offset of the first record with this timestamp or a later one."""
+        found = (await self._ensure_consumer().offsets_for_times({tp: time_ms}))[tp]
+        return None if found is None else found.offset
 
     def position_of(self, tp: TP) -> int | None:
         """Return where the next fetch begins: behind what was returned, and behind what a reader of

@@ -37,23 +37,34 @@ def check_dead_letters(
     """Compare a partition's dead letters, by the offset they are about, with its rejects."""
     for offset, about in letters.items():
         findings.dead_letters += len(about)
-        if offset < place.base:
-            findings.before_base += len(about)
-        elif offset < place.floor:
-            findings.below_floor += len(about)
-        elif offset < place.start or refold.lost.holds(offset):
-            findings.unverifiable += len(about)
-        elif offset not in refold.rejects:
-            where = f"{place.input}:{place.partition}:{offset}"
+        if not _is_checked(place, refold, offset, len(about), findings):
+            continue
+        if offset not in refold.rejects:
             for letter in about:
                 got = f"a dead letter at {letter.where}"
-                findings.add(Fault.UNEXPECTED, where, "no dead letter: it is no reject", got)
+                want = "no dead letter: it is no reject"
+                findings.add(Fault.UNEXPECTED, place.at(offset), want, got)
     for offset, rejected in refold.rejects.items():
-        if place.floor <= offset < place.due:
+        if place.seams.mine(offset) and place.owes(offset):
             got = _letter_problem(bundle.id, rejected, letters.get(offset, ()))
             if got:
-                where = f"{place.input}:{place.partition}:{offset}"
-                findings.add(Fault.LOST, where, f"a dead letter: {rejected.reason}", got)
+                want = f"a dead letter: {rejected.reason}"
+                findings.add(Fault.LOST, place.at(offset), want, got)
+
+
+def _is_checked(place: Place, refold: Refold, offset: int, count: int, findings: Findings) -> bool:
+    """Say whether dead letters about an offset can be judged; count them otherwise."""
+    if offset < place.base:
+        findings.before_base += count
+    elif offset < place.floor:
+        findings.below_floor += count
+    elif not place.seams.mine(offset):
+        findings.others += count
+    elif offset < place.start or refold.lost.holds(offset):
+        findings.unverifiable += count
+    else:
+        return True
+    return False
 
 
 def _letter_problem(bundle: str, rejected: Rejected, letters: Iterable[DeadLetter]) -> str:

@@ -1,33 +1,33 @@
 """Event logs in files, row by row: JSON lines, CSV, Parquet, or standard input.
 
 Owns how a row becomes a record (the key field's text, the row as a JSON object) and the error that
-names file, line and field when it cannot. The rules for cells are those of training/sources.py, so
-that a log is served as it was learned. Knows nothing of Kafka. Called by worker/send.py.
+names file, line and field when it cannot. Reading files is export/tables.py's, so that a log is
+sent as it was learned. Knows nothing of Kafka. Called by worker/send.py.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import sys
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
-import orjson
+import numpy as np
 
-from keyfold.worker.errors import Crash
+from keyfold.export.columns import as_number, category_text
+from keyfold.export.event_spec import NUMERIC_UNITS
+from keyfold.export.members import SCALAR, Members
+from keyfold.export.tables import TableForm, file_key, read_lines, read_rows, row_name
+from keyfold.export.times import from_numbers, text_reader
+from keyfold.worker.errors import Crash, Reject
 
 STDIN = "-"
-PARQUET_ROWS = 16_384  # read at a time: bounds memory
 
 
 class EventLogError(Crash):
-    """An event log cannot be read, or one of its rows cannot be sent."""
+    """One of an event log's rows cannot be sent."""
 
 
 class Entry(NamedTuple):  # a plain tuple underneath: one is made for every event
@@ -40,115 +40,74 @@ class Entry(NamedTuple):  # a plain tuple underneath: one is made for every even
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a row are more than payload."""
+    """Which fields of a row are more than payload, and how the file is written."""
 
-    key: str  # whose text is the record key
-    time: str | None = None  # event time; None: not needed
-    time_scale: float = 1.0  # to ms
+    key: str | None  # path of the member whose text is the record key; None: the file's name is
+    time: str | None = None  # path of the event time; None: not needed
+    time_unit: str = "ms"  # of a number, "iso", or a strptime pattern, as in an EventSpec
+    time_zone: str = "UTC"  # of times as text that name none
+    form: TableForm = field(default_factory=TableForm)  # of CSV files
 
 
 def read_log(log: str, fields: Fields) -> Iterator[Entry]:
     """Yield a log's rows in order; `log` is a path or "-" for JSON lines on standard input.
 
-    Raises EventLogError naming file, line and field.
+    Raises EventLogError naming file, line and field, TableError where the file cannot be read.
     """
-    what, values = _values(log)
+    what, rows = "line", read_lines(sys.stdin.buffer)
     name = "standard input" if log == STDIN else log
-    read = _reader(fields)
-    number = 0
-    try:
-        for value in values:
-            number += 1
-            if value:
-                yield read(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, EventLogError) as error:
-        raise EventLogError(f"{name}, {what} {number}: {error}") from error
-    except (OSError, EOFError, csv.Error) as error:
-        raise EventLogError(f"{name}, after {what} {number}: cannot be read: {error}") from error
+    if log != STDIN:
+        what, rows = row_name(Path(log)), read_rows(Path(log), fields.form)
+    if fields.key is None and log == STDIN:
+        raise EventLogError("standard input: expected --key FIELD: the bundle names no key field")
+    read = _reader(fields, file_key(log))
+    for number, value in rows:
+        try:
+            yield read(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, Reject) as error:
+            raise EventLogError(f"{name}, {what} {number}: {error}") from error
 
 
-def _reader(fields: Fields) -> Any:
-    """Return the function value -> Entry."""
-    members: list[Any] = [("key", msgspec.Raw)]
-    rename = {"key": fields.key}
-    # The field's own name may be both; one column then serves both.
-    if fields.time is not None and fields.time != fields.key:
-        members.append(("time", float))
-        rename["time"] = fields.time
-    decode = msgspec.json.Decoder(msgspec.defstruct("Row", members, rename=rename)).decode
-    key_of = msgspec.json.Decoder(str | int).decode
-    time_of = msgspec.json.Decoder(float).decode
+def _reader(fields: Fields, only_key: bytes) -> Callable[[bytes], Entry]:
+    """Return the function value -> Entry; `only_key`: of every row, where no field holds it."""
+    names = [name for name in (fields.key, fields.time) if name is not None]
+    members = Members(dict.fromkeys(names, SCALAR))
+    decode: Any = msgspec.json.Decoder(members.row).decode
+    time_of = _time_reader(fields)
 
     def read(value: bytes) -> Entry:
-        row: Any = decode(value)
-        try:
-            key = str(key_of(row.key)).encode()
-        except msgspec.ValidationError as error:
-            raise EventLogError(f"field {fields.key!r}: {error}") from error
-        if fields.time is None:
-            return Entry(key, value, 0.0)
-        time = row.time if fields.time != fields.key else time_of(row.key)
-        return Entry(key, value, time * fields.time_scale)
+        # The field's own name may be both key and time; one column then serves both.
+        columns = members.columns([decode(value)])
+        key = only_key
+        if fields.key is not None:
+            found = columns[0][0]
+            if found is None or isinstance(found, bool):
+                raise Reject(f"field {fields.key!r}: expected text or a number, got none")
+            key = (category_text(found) or "").encode()
+        return Entry(key, value, 0.0 if fields.time is None else time_of(columns[-1][0]))
 
     return read
 
 
-def _values(log: str) -> tuple[str, Iterator[bytes]]:
-    """Return what a row is called and the rows as JSON."""
-    if log == STDIN:
-        return "line", _lines(sys.stdin.buffer)
-    file = Path(log)
-    readers = {".jsonl": ("line", _lines), ".ndjson": ("line", _lines), ".csv": ("row", _csv)}
-    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-    if suffix not in (*readers, ".parquet"):
-        raise EventLogError(f"{file}: expected .jsonl, .ndjson, .csv or .parquet, got {suffix!r}")
-    if not file.is_file():
-        raise EventLogError(f"{file}: expected an event log, got no such file")
-    if suffix == ".parquet":
-        return "row", _parquet(file)
-    what, reader = readers[suffix]
-    return what, _closing(file, reader)
+def _time_reader(fields: Fields) -> Callable[[Any], float]:
+    """Return the function value of the time field -> ms."""
+    text = (
+        None
+        if fields.time_unit in NUMERIC_UNITS
+        else text_reader(fields.time_unit, fields.time_zone)
+    )
 
-
-def _closing(file: Path, reader: Any) -> Iterator[bytes]:
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        yield from reader(cast(BinaryIO, stream))
-
-
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    return (line.strip() for line in stream)
-
-
-def _csv(stream: BinaryIO) -> Iterator[bytes]:
-    with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-        for row in csv.DictReader(text):
-            yield orjson.dumps({k: _cell(cell) for k, cell in row.items() if k is not None})
-
-
-def _cell(text: str | None) -> float | int | str | None:
-    """Read a CSV cell as JSON would show it: a number where it looks like one; empty is null."""
-    if not text:
-        return None
-    for kind in (int, float):
+    def read(value: Any) -> float:
         try:
-            number = kind(text)
-        except ValueError:
-            continue
-        # "007" and an over-long integer are names, not numbers.
-        return text if kind is int and (str(number) != text or abs(number) >= 2**63) else number
-    return text
+            if text is not None:
+                return text(value)
+            if value is None:
+                raise Reject("expected an event time, got none")
+            times_ms, late = from_numbers(np.array([as_number(value)]), fields.time_unit)
+            if late:
+                raise Reject(late[0])
+            return float(times_ms[0])
+        except Reject as reject:
+            raise Reject(f"field {fields.time!r}: {reject}") from reject
 
-
-def _parquet(file: Path) -> Iterator[bytes]:
-    try:
-        import pyarrow.parquet  # heavy, and only this kind of file needs it
-    except ImportError as error:
-        raise EventLogError(f"{file}: Parquet needs pyarrow: pip install pyarrow") from error
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-        raise EventLogError(f"{file}: not readable as Parquet: {error}") from error
-    with closing(table):
-        for part in table.iter_batches(batch_size=PARQUET_ROWS):
-            for row in part.to_pylist():
-                yield orjson.dumps(row, option=orjson.OPT_NAIVE_UTC | orjson.OPT_SERIALIZE_NUMPY)
+    return read

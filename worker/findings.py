@@ -75,6 +75,7 @@ class Findings:
     unverifiable: int = 0
     collected: int = 0  # states of silent keys that are not in Redis any more, rightly so
     lost_records: int = 0  # in a range given up as lost, but still at hand: left out
+    others: int = 0  # outputs that another group owes (a handover): present and in order is all
     repeated_by_reset: int = 0  # predictions emitted again because an operator asked for it
     waiting: int = 0  # records at or above the watermark: not due yet
     states: int = 0  # stored states that were compared
@@ -121,6 +122,7 @@ class Findings:
             "collected": self.collected,
             "lost_records": self.lost_records,
             "repeated_by_reset": self.repeated_by_reset,
+            "others": self.others,
             "waiting": self.waiting,
             "states": self.states,
             "lost": counts[Fault.LOST],
@@ -174,8 +176,9 @@ class Findings:
             (self.collected, "states of silent keys are collected, as they may be"),
             (self.repeated_by_reset, "predictions were emitted again after a reset, as asked for"),
             (self.lost_records, "records of lost ranges are at hand and left out, as online"),
+            (self.others, "outputs are another group's (handover): once, in order, not compared"),
             (self.before_base, "outputs are about events before the first one folded: not checked"),
-            (self.below_floor, "outputs are below the emit floor of a rebuild: not checked"),
+            (self.below_floor, "outputs are below the emit floor: not checked"),
             (self.unverifiable, "outputs and states follow from lost events: only form and order "
              "checked"),
         ):  # fmt: skip

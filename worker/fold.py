@@ -1,8 +1,9 @@
 """Applies a micro-batch's events to the slots: the schedule's groups through the model.
 
 Owns what one step does to a slot (tensors, steps, last offset, last event time) and what happens to
-an event whose result is not finite: it is a reject and its key's state stays as it was. Knows slots
-and the model, not partitions or records. Called by worker/pipeline.py between its awaits.
+an event whose result is not finite: it is a reject and its key's state stays as it was, all of it.
+One step is the bundle's front, its graph and its back; most bundles have the graph alone. Knows
+slots and the model, not partitions or records. Called by worker/pipeline.py between its awaits.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.anomaly import Back
 from keyfold.export.bundle import Tensors
+from keyfold.export.front import Front
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.schedule import Group, schedule
 from keyfold.worker.slots import Slots
 
 NOT_FINITE = "the step's result is not finite; the key's state is unchanged"
+_NOTHING: Tensors = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """N events in offset order per key; the last three members are filled in by the fold."""
+    """N events in offset order per key; y, steps, rejects and scores are filled in by the fold."""
 
     slots: NDArray[np.intp]  # (N,) each event's slot, -1: not to be stepped
     x: NDArray[np.float32]  # (N,F)
@@ -33,14 +37,33 @@ class Rows:
     y: NDArray[np.float32]  # (N,O) outputs
     steps: NDArray[np.int64]  # (N,) steps of the key, this one included
     rejects: dict[int, str]  # row -> why; its slot becomes -1
+    observed: NDArray[np.float32] | None = None  # (N,K) what forecasts are compared with
+    scores: NDArray[np.float32] | None = None  # (N,S) of the anomaly; None: the bundle has none
+
+
+@dataclass(frozen=True, slots=True)
+class _Stepped:
+    """What one call led to, over the real steps only: beyond a row's length there is nothing."""
+
+    y: NDArray[np.float32]  # (N,O)
+    scores: NDArray[np.float32] | None  # (N,S)
+    states: Tensors  # all that the keys' states hold, by name: (B, *dims)
 
 
 class Fold:
     """Runs events through a model over the slots."""
 
     def __init__(self, model: Model, slots: Slots, metrics: Metrics) -> None:
+        manifest = model.bundle.manifest
         self._model, self._slots, self._metrics = model, slots, metrics
-        self._max_steps = model.bundle.manifest.max_steps
+        self._max_steps = manifest.max_steps
+        self._front, self._back = Front.of(manifest.features), Back.of(manifest.outputs)
+
+    def scores(self, count: int) -> NDArray[np.float32] | None:
+        """Return room for the scores of `count` events; None: the bundle has none."""
+        if self._back is None:
+            return None
+        return np.full((count, len(self._back.columns)), np.nan, np.float32)
 
     def apply(self, rows: Rows) -> None:
         """Step every row that has a slot."""
@@ -54,14 +77,16 @@ class Fold:
     def _run(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
         """Run one call of the model; `events` (B,T) are the group's rows."""
         slots = self._slots
-        y, after = self._model.step(rows.x[events], group.lengths, slots.gather(group.slots))
         real = np.arange(events.shape[1]) < group.lengths[:, None]
-        if not _finite(y[real], after):
+        stepped = self._step(rows, events, group.lengths, real, slots.gather(group.slots))
+        if stepped is None:
             self._run_carefully(group, events, rows)
             return
-        slots.scatter(group.slots, after)
+        slots.scatter(group.slots, stepped.states)
         before = slots.steps[group.slots].astype(np.int64)
-        rows.y[events[real]] = y[real]
+        rows.y[events[real]] = stepped.y
+        if rows.scores is not None:
+            rows.scores[events[real]] = stepped.scores
         rows.steps[events[real]] = (before[:, None] + 1 + np.arange(events.shape[1]))[real]
         slots.steps[group.slots] = before + group.lengths
         last = events[np.arange(len(events)), group.lengths - 1]
@@ -69,27 +94,49 @@ class Fold:
         slots.times_ms[group.slots] = rows.times_ms[last]
         slots.touched_ms[group.slots] = rows.stream_ms[last]
 
+    def _step(
+        self,
+        rows: Rows,
+        events: NDArray[np.intp],
+        lengths: NDArray[np.int32],
+        real: NDArray[np.bool_],
+        before: Tensors,
+    ) -> _Stepped | None:
+        """Step events (B,T) from the states `before`; None: a result is not finite."""
+        x, front = rows.x[events], _NOTHING
+        if self._front is not None:
+            x, front = self._front.run(x, rows.times_ms[events], lengths, before)
+        y, after = self._model.step(x, lengths, before)
+        if not _finite(y[real], after):
+            return None
+        if self._back is None:
+            return _Stepped(y[real], None, {**after, **front} if front else after)
+        if rows.observed is None:
+            raise RuntimeError("expected observed values: the bundle scores events, got none")
+        scores, back = self._back.run(y, rows.observed[events], lengths, before)
+        return _Stepped(y[real], scores[real], {**after, **front, **back})
+
     def _run_carefully(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
         """Run a group one event at a time, leaving out those whose result is not finite."""
-        one = np.ones(1, np.int32)
+        slots, one, real = self._slots, np.ones(1, np.int32), np.ones((1, 1), np.bool_)
         for place, slot in enumerate(group.slots):
+            here = slot[None]
             for event in events[place, : group.lengths[place]]:
-                here = slot[None]
-                y, after = self._model.step(
-                    rows.x[event][None, None], one, self._slots.gather(here)
-                )
+                stepped = self._step(rows, event[None, None], one, real, slots.gather(here))
                 # Not a step, but a sign of life: silence is told from the log alone.
-                self._slots.times_ms[slot] = rows.times_ms[event]
-                self._slots.touched_ms[slot] = rows.stream_ms[event]
-                if not _finite(y, after):
+                slots.times_ms[slot] = rows.times_ms[event]
+                slots.touched_ms[slot] = rows.stream_ms[event]
+                if stepped is None:
                     rows.rejects[int(event)] = NOT_FINITE
                     rows.slots[event] = -1
                     continue
-                self._slots.scatter(here, after)
-                self._slots.steps[slot] += np.uint64(1)
-                self._slots.offsets[slot] = rows.offsets[event]
-                rows.y[event] = y[0, 0]
-                rows.steps[event] = self._slots.steps[slot]
+                slots.scatter(here, stepped.states)
+                slots.steps[slot] += np.uint64(1)
+                slots.offsets[slot] = rows.offsets[event]
+                rows.y[event] = stepped.y[0]
+                if rows.scores is not None and stepped.scores is not None:
+                    rows.scores[event] = stepped.scores[0]
+                rows.steps[event] = slots.steps[slot]
 
 
 def _finite(y: NDArray[np.float32], states: Tensors) -> bool:

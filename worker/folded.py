@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from keyfold.worker.lost import Gap, Lost
+from keyfold.worker.offline_threshold import Judged
 
 # "Cleared at" of a key that a step that was not finite left cold behind a loss.
 NOT_EXACT, OPEN = -1, -2
@@ -66,7 +67,8 @@ class KeyState:
     seen: int  # offset of that event
     gap: Gap  # whether its next prediction says that lost events may be missing
     known: bool  # steps and tensors follow from the records
-    tensors: list[NDArray[Any]]  # (R,*dims) in manifest order; row 0 is the key's
+    # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
+    tensors: list[NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +89,8 @@ class Expected:
     time_ms: int  # event time
     steps: int  # of the key, this one included
     output: list[float]  # (O,) the numbers of y, each a float32
+    scores: list[float | None]  # per forecast field; None: nothing to compare with; [] without
+    judged: Judged  # what the largest of them is judged by; NaN without
+    event: int  # event_digest() of the members that the prediction repeats; 0: it repeats none
     gap: Gap  # whether the member "gap" must, may or must not be there
     known: bool  # steps and output are; else no more than the form can be checked

@@ -34,6 +34,7 @@ from faust.types import TP
 from keyfold.worker.consumer_thread import FETCH_WAIT_S, ConsumerThread, faust_log
 from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.errors import Crash, SetUpError
+from keyfold.worker.farewell import end_at_once
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.topics import TopicIds
@@ -58,7 +59,7 @@ class Consumer(driver.Consumer):
         self._space = asyncio.Event()
         self._counts: Any = None  # future of all topics' partition counts
         self._counts_at = float("-inf")  # when it was asked for, by the loop's clock
-        self._ids = TopicIds(self.app.config.kafka)
+        self._ids = TopicIds(self.app.config.connection)
         self._asked: asyncio.Future[Topic] | None = None  # one answer for all partitions
         self._asked_at = float("-inf")  # when, by the loop's clock
         self._known: Topic | None = None  # the last answer
@@ -84,6 +85,12 @@ class Consumer(driver.Consumer):
         where = TopicPartition(topic, partition)
         start, end = await self._thread.ask(self._thread.log_bounds, where)
         return start, end
+
+    async def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
+        """Return the offset of the first record with this timestamp or a later one."""
+        where = TopicPartition(topic, partition)
+        found: int | None = await self._thread.ask(self._thread.offset_at, where, time_ms)
+        return found
 
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions, 0 when it does not exist."""
@@ -187,7 +194,7 @@ class Consumer(driver.Consumer):
 
         With exactly-once outputs they are no hint: transactions set them.
         """
-        if self.app.config.worker.outputs == "exactly-once":
+        if self.app.config.worker.exactly_once:
             return
         topic = self.app.input_topic
         offsets = {
@@ -232,7 +239,7 @@ class Consumer(driver.Consumer):
                 )
             )
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
-            self.app.fail(SetUpError(f"Kafka does not let this worker in: {error!r}"))
+            self.app.fail(error)  # which names the right that is missing
         except KafkaError as error:
             self.app.fail(Crash(f"consumer group: {error!r}"))
 
@@ -385,6 +392,7 @@ class Producer(driver.Producer):
     async def _broker_can_be_idempotent(self) -> bool:
         settings = {**self._settings_default(), **self._settings_auth()}
         probe = aiokafka.AIOKafkaProducer(**settings)
+        end_at_once(probe.client)
         await probe.start()
         try:
             node = probe.client.get_random_node()
@@ -392,6 +400,11 @@ class Producer(driver.Producer):
         finally:
             await probe.stop()
         return reply.error_code not in REFUSES_IDEMPOTENCE
+
+    def _new_producer(self) -> Any:
+        producer = super()._new_producer()
+        end_at_once(producer.client)
+        return producer
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {

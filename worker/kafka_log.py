@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -23,10 +23,19 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from keyfold.export.connection import Connection
+from keyfold.export.refusals import NotLetIn, acl, ask, why_refused
 from keyfold.worker.errors import Crash, TopicError
 
 CHUNK = 1000  # messages taken from the client at once
 POLL_S = 0.2  # so that Ctrl-C is heard
+FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+
+
+def _of_no_group(message: Message) -> bool:
+    """Tell librdkafka's complaint that it may not look after a group, which we never joined."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +49,13 @@ class Extent:
 class KafkaLog:
     """A reader of topics, to be used in a `with` statement, by one thread."""
 
-    def __init__(self, brokers: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, kafka: Connection | str, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
-        self._brokers = brokers
+        self._kafka = Connection.of(kafka)
         self._problem = "no answer"
         self._consumer = Consumer(
             {
-                "bootstrap.servers": brokers,
+                **self._kafka.librdkafka(),
                 "group.id": f"keyfold-reader-{uuid.uuid4()}",  # required, never joined
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -74,12 +83,15 @@ class KafkaLog:
 
     def partitions(self, topic: str) -> int:
         """Return a topic's partition count. Raises TopicError when there is no such topic."""
-        try:
-            found = self._consumer.list_topics(topic, timeout=self._timeout_s).topics[topic]
-        except KafkaException as error:
-            raise self._unreachable(error) from error
+
+        def question(limit_s: float) -> Any:
+            return self._consumer.list_topics(topic, timeout=limit_s).topics[topic]
+
+        found = ask(self._kafka, question, self._timeout_s, (KafkaException,))
+        if found.error is not None and found.error.code() in FORBIDDEN:
+            raise NotLetIn(acl(self._kafka, "Describe", "topic", topic))
         if found.error is not None or not found.partitions:
-            raise TopicError(f"topic {topic!r}: expected it at {self._brokers}, got none")
+            raise TopicError(f"topic {topic!r}: expected it at {self._kafka}, got none")
         return len(found.partitions)
 
     def extent(self, topic: str, partition: int) -> Extent:
@@ -89,10 +101,16 @@ class KafkaLog:
         record set's first offset + 1, so the tail is read until the partition reports its end.
         """
         where = TopicPartition(topic, partition)
-        try:
-            start, end = self._consumer.get_watermark_offsets(where, timeout=self._timeout_s)
-        except KafkaException as error:
-            raise self._unreachable(error) from error
+
+        def question(limit_s: float) -> tuple[int, int]:
+            try:
+                return self._consumer.get_watermark_offsets(where, timeout=limit_s)
+            except KafkaException as error:
+                if error.args[0].code() in FORBIDDEN:
+                    raise self._failure(error.args[0], topic) from error
+                raise
+
+        start, end = ask(self._kafka, question, self._timeout_s, (KafkaException,))
         seen = end
         deadline = time.monotonic() + 1.0  # under a steady stream the end runs away
         for message in self._follow(topic, partition, max(start, end - 1)):
@@ -142,8 +160,8 @@ class KafkaLog:
                 if messages:
                     silent_since = time.monotonic()
                 elif time.monotonic() - silent_since > self._timeout_s:
-                    raise Crash(f"{topic}:{partition}: no records from {self._brokers}: "
-                                f"{self._problem}")  # fmt: skip
+                    raise Crash(f"{topic}:{partition}: no records from {self._kafka}: "
+                                f"{self._why()}")  # fmt: skip
                 for message in messages:
                     self._is_end(message)
                     yield message
@@ -153,7 +171,8 @@ class KafkaLog:
     def _some(self, timeout_s: float) -> list[Message]:
         # consume(n, timeout) waits for all n of them; poll waits for one.
         first = self._consumer.poll(timeout_s)
-        return [] if first is None else [first, *self._consumer.consume(CHUNK, 0)]
+        found = [] if first is None else [first, *self._consumer.consume(CHUNK, 0)]
+        return [message for message in found if not _of_no_group(message)]
 
     def _is_end(self, message: Message) -> bool:
         """Tell an end-of-partition event from a record. Raises Crash on any other error."""
@@ -162,10 +181,18 @@ class KafkaLog:
             return False
         if error.code() == KafkaError._PARTITION_EOF:
             return True
-        raise Crash(f"{message.topic()}:{message.partition()}: {error.str()}")
+        raise self._failure(error, message.topic() or "", message.partition())
 
     def _note(self, error: KafkaError) -> None:
         self._problem = error.str()
 
-    def _unreachable(self, error: KafkaException) -> Crash:
-        return Crash(f"Kafka at {self._brokers}: {error.args[0].str()} ({self._problem})")
+    def _failure(self, error: KafkaError, topic: str, partition: int | None = None) -> Crash:
+        if error.code() in FORBIDDEN:
+            return NotLetIn(acl(self._kafka, "Read", "topic", topic))
+        if partition is not None:
+            return Crash(f"{topic}:{partition}: {error.str()}")
+        return Crash(f"Kafka at {self._kafka}: {error.str()} ({self._why()})")
+
+    def _why(self) -> str:
+        refusal = why_refused(self._kafka)
+        return self._problem if refusal is None else refusal.text

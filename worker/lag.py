@@ -13,6 +13,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from keyfold.export.connection import Connection
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.tail_view import Around
@@ -25,7 +26,7 @@ TIMEOUT_S = 5.0
 class Watched:
     """What a view is about."""
 
-    brokers: str  # "host:port,host:port"
+    kafka: Connection  # how it is reached
     topic: str  # of predictions
     input: str | None = None  # of events, for the lag
     group: str | None = None  # whose lag
@@ -55,11 +56,11 @@ class LagWatch:
 
     def _run(self) -> None:
         watched = self._watched
-        with KafkaLog(watched.brokers, TIMEOUT_S) as log:
+        with KafkaLog(watched.kafka, TIMEOUT_S) as log:
             while not self._stop.is_set():
                 try:
                     if watched.input and watched.group:
-                        lag = group_lag(log, watched.brokers, watched.input, watched.group)
+                        lag = group_lag(log, watched.kafka, watched.input, watched.group)
                         self.around = replace(self.around, lag=lag)
                     if watched.dead_letter:
                         rejects = _held(log, watched.dead_letter)
@@ -70,21 +71,23 @@ class LagWatch:
                 self._stop.wait(ASK_EVERY_S)
 
 
-def group_lag(log: KafkaLog, brokers: str, topic: str, group: str) -> int:
+def group_lag(log: KafkaLog, kafka: Connection | str, topic: str, group: str) -> int:
     """Return how many records of a topic a group has not committed yet."""
     lag = 0
-    offsets = committed_offsets(brokers, topic, log.partitions(topic), group)
+    offsets = committed_offsets(kafka, topic, log.partitions(topic), group)
     for partition, offset in enumerate(offsets):
         extent = log.extent(topic, partition)
         lag += max(extent.end - max(offset or 0, extent.start), 0)
     return lag
 
 
-def committed_offsets(brokers: str, topic: str, partitions: int, group: str) -> list[int | None]:
+def committed_offsets(
+    kafka: Connection | str, topic: str, partitions: int, group: str
+) -> list[int | None]:
     """Return a group's offset of each partition, None where it has none."""
     consumer = Consumer(
         {
-            "bootstrap.servers": brokers,
+            **Connection.of(kafka).librdkafka(),
             "group.id": group,  # asked about, not joined: nothing is subscribed
             "enable.auto.commit": False,
             "log_level": 2,

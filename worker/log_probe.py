@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from keyfold.export.connection import Connection
+
 CONFIRM_TIMEOUT_S = 10.0  # of each question of has_record
 OFFSET_END = -1  # as a timestamp it asks for the log's end
 COORDINATOR_AWAY = (
@@ -27,8 +29,8 @@ COORDINATOR_AWAY = (
 class LogProbe:
     """A client made when it is first needed, for one thread."""
 
-    def __init__(self, brokers: str, topic: str, group: str) -> None:
-        self._brokers, self._topic, self._group = brokers, topic, group
+    def __init__(self, kafka: Connection | str, topic: str, group: str) -> None:
+        self._kafka, self._topic, self._group = Connection.of(kafka), topic, group
         self._made: Consumer | None = None
 
     def ends(self, numbers: Sequence[int], timeout_s: float) -> Mapping[int, int]:
@@ -73,7 +75,7 @@ class LogProbe:
         Not by the group's offsets: those in a transaction that this very worker left open would be
         waited for.
         """
-        admin = AdminClient({"bootstrap.servers": self._brokers, "log_level": 2})
+        admin = AdminClient({**self._kafka.librdkafka(), "log_level": 2})
         asked = admin.describe_consumer_groups([self._group], request_timeout=CONFIRM_TIMEOUT_S)
         try:
             asked[self._group].result()
@@ -88,7 +90,7 @@ class LogProbe:
         if self._made is None:
             self._made = Consumer(
                 {
-                    "bootstrap.servers": self._brokers,
+                    **self._kafka.librdkafka(),
                     "group.id": self._group,  # asked about, never joined
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,

@@ -46,10 +46,13 @@ class Model:
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
         """Run B >= 1 rows of up to T steps: x (B,T,F), lengths (B,) -> y (B,T,O), new states.
 
-        Beyond a row's length y holds nothing of meaning. States are keyed by graph input name.
+        Beyond a row's length y holds nothing of meaning. States are keyed by graph input name;
+        what else is among them, a front's or a back's, is left out.
         """
         rows = len(x)
-        feed: dict[str, NDArray[Any]] = {"x": x, "lengths": lengths, **states}
+        feed: dict[str, NDArray[Any]] = {"x": x, "lengths": lengths}
+        for name, _ in self._states:
+            feed[name] = states[name]
         if rows < self._min_rows:
             feed = {name: _pad(values, self._min_rows) for name, values in feed.items()}
         y, *after = cast("list[NDArray[Any]]", self._session.run(self._output_names, feed))

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
@@ -20,6 +21,7 @@ from keyfold.worker import phases
 from keyfold.worker.answers import Answers
 from keyfold.worker.emit import Outputs
 from keyfold.worker.errors import Crash
+from keyfold.worker.listener import PROPOSAL_S, Listener
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Questions
 from keyfold.worker.protocol import Held, Phase, Record, Topic
@@ -42,6 +44,7 @@ class Owner:
     def __init__(self, partition: Partition, shared: Surroundings) -> None:
         self.partition, self._shared = partition, shared
         self._saver, self._answers = Saver(partition, shared), Answers(partition, shared)
+        self._listener = Listener(partition, self._answers)
         self.waiting: deque[Record] = deque()
         self.waiting_bytes = 0
         self.open = False  # the position is ours: fetched records may be offered
@@ -134,7 +137,13 @@ class Owner:
 
     def room(self) -> int:
         """Return how many events may be applied now."""
-        return self._saver.room() if self.partition.phase is Phase.RUN else 0
+        partition, waiting = self.partition, self.waiting
+        if partition.phase is not Phase.RUN or not waiting:
+            return 0
+        room, upto = self._saver.room(), partition.voice.upto(waiting[0].offset)
+        if upto is None or waiting[-1].offset < upto:
+            return room
+        return min(room, sum(1 for _ in takewhile(lambda record: record.offset < upto, waiting)))
 
     def take(self, most: int) -> list[Record]:
         """Take up to `most` waiting records, less where they are large, at least one."""
@@ -146,6 +155,7 @@ class Owner:
             if taken_bytes > MAX_TAKE_BYTES:
                 break
         self.waiting_bytes -= taken_bytes
+        self.partition.begin(taken[0].offset, taken[-1].offset + 1)
         return taken
 
     def applied(
@@ -227,10 +237,12 @@ class Owner:
             self._shared.log.request_seek(self, self._answers.seek_to)
 
     async def _turn_or_audit(self) -> None:
+        if not self.partition.voice.heard:
+            await self._listen()
         if self.partition.applied > self.partition.saved:
             await self._turn()
             await self._look_around(phases.look_at_topic)
-        elif not await self._wait(AUDIT_S):
+        elif not await self._wait(PROPOSAL_S if self._listener.urgent else AUDIT_S):
             await self._look_around(phases.audit)
         else:
             return
@@ -245,6 +257,12 @@ class Owner:
         if now_s >= self._audit_due_s:
             self._audit_due_s = now_s + AUDIT_S
             await self._answers.give(look(self.partition, self._answers.topic), Phase.RUN)
+        if self._listener.due:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        await self._listener.listen(self.waiting)
+        self._shared.wake_pipeline()
 
     async def _rewind(self) -> None:
         log.error(
@@ -294,6 +312,7 @@ class Owner:
         self._shared.slots.drop(self.partition.number)
         self._drop_waiting()
         self._saver.forget()
+        self._listener.forget()
 
     def _drop_waiting(self) -> None:
         self.waiting.clear()

@@ -18,9 +18,10 @@ from typing import TypeVar
 
 from keyfold.worker.errors import NotOwner, StartUnset
 from keyfold.worker.halts import Halts
+from keyfold.worker.handover import Cursors, Handovers, Voice
 from keyfold.worker.protocol import (
-    INIT_METADATA,
     Acquired,
+    Beginning,
     Fence,
     Fingerprint,
     GroupOffset,
@@ -35,6 +36,7 @@ from keyfold.worker.protocol import (
 )
 
 R = TypeVar("R", bound=Record)
+NEVER = 1 << 62  # no offset is so large
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Rules:
     exactly_once: bool = False  # outputs go out in transactions together with the group offset
     bundle_change: str = "halt"  # or "rebuild", "reset": what becomes of another bundle's states
     mark_lost: bool = False  # go on where retention took events, with marked predictions
+    silent: bool = False  # emit nothing before keyfold-state handover gives it the outputs
 
 
 class Partition:
@@ -67,6 +70,10 @@ class Partition:
         self.saved = self.acked = self.applied = 0
         self.next_offset = 0  # the next record to take from the log
         self.emit_from = 0  # outputs about offsets below it are out already, or not wanted
+        self.emit_floor = 0  # the same, for the events that are this group's to predict at all
+        self.voice = Voice(group, self.rules.silent)  # which these are
+        self.begun = 0  # end of the last micro-batch that was taken; it may be under way
+        self.out = 0  # below it outputs may be out that a former owner did not save
         self.lost_upto = 0  # end of the last range that retention took unseen; 0: none
         self.last: Fingerprint | None = None  # of the last applied record
         self.stream_ms: int | None = None  # stream time at P; None: no event yet
@@ -87,23 +94,28 @@ class Partition:
         """Start over: nothing that was in memory counts any more."""
         self.phase = Phase.ACQUIRE
         self.fence = None
+        self.voice.forget()
 
-    def may_start_at(self, group_offset: GroupOffset | None, start: int | None) -> int | None:
-        """Decide where Redis may begin if it holds nothing for this partition.
+    def begins_at(self, configured: Beginning | None) -> Beginning:
+        """Decide where a group begins that never saved anything. Raises StartUnset.
 
-        `start` is the configured start as an offset, None when it is not set. Returns None when
-        nothing may begin: saved states existed once (the group offset says so) and are gone.
-        Raises StartUnset when nothing was ever saved and no start is configured.
+        `configured` is what the settings say, None when worker.start is not set.
         """
-        if group_offset is None:
-            if start is None:
-                raise StartUnset(
-                    f"{self}: no saved state and no group offset in group {self.group!r}, and "
-                    "worker.start is not set: set it to 'earliest' or 'latest' to say where "
-                    "this group begins"
-                )
-            return start
-        return group_offset.offset if group_offset.metadata == INIT_METADATA else None
+        if configured is None:
+            raise StartUnset(
+                f"{self}: no saved state and no group offset in group {self.group!r}, and "
+                "worker.start is not set: set it to 'earliest' or 'latest', or to a time or -7d, "
+                "to say where this group begins"
+            )
+        return configured
+
+    def begins_again_at(self, group_offset: GroupOffset) -> Beginning | None:
+        """Decide where Redis may begin if it holds nothing and the group has an offset.
+
+        None: nowhere, saved states existed once (the group offset says so) and are gone. The
+        settings are not asked again: what they meant was decided when the group was new.
+        """
+        return Beginning.read(group_offset)
 
     def begin_anew_at(self, refused: Refused, log_start: int) -> int | None:
         """Decide where another bundle's states are folded anew by this one; None: they are not.
@@ -136,12 +148,13 @@ class Partition:
         self.saved = self.acked = self.applied = reply.watermark
         self.last = self._to_verify = reply.fingerprint
         self.stream_ms, self.lost_upto = reply.stream_ms, reply.lost_upto
-        self._resets = reply.resets
+        self.begun, self.out, self._resets = reply.watermark, 0, reply.resets
         if reply.watermark < log_start:
             self.halt(self.halts.events_lost(reply.watermark, log_start))
             return None
         if not self._find_emit_from(reply, log_end, group_offset):
             return None
+        self.emit_floor = self.emit_from
         if self._to_verify is not None and self._to_verify.offset < log_start:
             self._to_verify, self.unverified = None, True
         self.next_offset = reply.watermark if self._to_verify is None else self._to_verify.offset
@@ -220,11 +233,49 @@ class Partition:
         """
         if self.phase is not Phase.RUN or self.next_offset != self.applied:
             return False
+        proposal = self.voice.proposal
+        if proposal is not None:
+            position = min(position, proposal.offset)
         if position <= self.applied:
             return False
         self.next_offset = self.applied = position
         self._check()
         return True
+
+    # -- whose predictions they are ----------------------------------------------------------------
+
+    def hear(self, record: Handovers, log_end: int | None = None) -> None:
+        """Take Redis's word on whose predictions the outputs are.
+
+        `log_end`, with the first, was read under our fence: at-least-once outputs of a former owner
+        are about records below it.
+        """
+        if log_end is not None:
+            self.out = self.emit_floor if self.rules.exactly_once else log_end
+        self.voice.hear(record)
+
+    def begin(self, first: int, upto: int) -> None:
+        """Note that a micro-batch of records from `first` to below `upto` begins; set emit_from."""
+        self.begun = upto
+        self.emit_from = self.emit_floor if self.voice.emits(first) else NEVER
+
+    def stand_before(self, first: int) -> None:
+        """Note that the next record to be taken is this one: is a proposal's offset reached?
+
+        The record may lie beyond it: there need not be one at every offset.
+        """
+        proposal = self.voice.proposal
+        if self.phase is Phase.RUN and proposal is not None and self.applied >= self.begun:
+            self.applied = max(self.applied, min(first, proposal.offset))
+            self._check()
+
+    def answer(self, stood_s: float) -> Handovers | None:
+        """Return what the record of handovers should be instead; None: nothing is to be said.
+
+        `stood_s` is for how long nothing moved at a proposal's offset.
+        """
+        begun = max(self.begun, self.applied)
+        return self.voice.answer(Cursors(begun, self.applied, self.saved, self.out, stood_s))
 
     def _verify(self, first: Record) -> None:
         expected = self._to_verify

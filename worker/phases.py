@@ -12,10 +12,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from keyfold.worker.handover import Handovers
 from keyfold.worker.partition import Partition
 from keyfold.worker.protocol import (
-    INIT_METADATA,
     Acquired,
+    Beginning,
     GroupOffset,
     Held,
     Phase,
@@ -27,7 +28,7 @@ from keyfold.worker.protocol import (
 
 @dataclass(frozen=True, slots=True)
 class AskLog:
-    """The log's first retained offset, its end, and the configured start -> LogBounds."""
+    """The log's first retained offset and its end -> LogBounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,15 @@ class LogBounds:
 
     start: int  # first offset retained
     end: int  # next offset, of committed records
-    begin: int | None  # where a new group begins; None: worker.start is not set
+
+
+@dataclass(frozen=True, slots=True)
+class AskBegin:
+    """The settings, and the log where they name a time: where does a new group begin, and from
+    where on does it emit? -> Beginning | None (None: worker.start is not set).
+
+    Asked once in a partition's life; what was answered is noted in Kafka.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class SetGroupOffset:
 class TakeFence:
     """Redis: check layout, bundle and key count, then take the fence -> Acquired | Refused."""
 
-    begin: int | None  # where to begin if there is no state; None: there must be one
+    begin: Beginning | None  # where to begin if there is no state; None: there must be one
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +134,22 @@ class AskHeld:
     """Redis: W and owner -> Held | None (None: the phase was left before Redis answered)."""
 
 
+@dataclass(frozen=True, slots=True)
+class AskHandovers:
+    """Redis: whose predictions the outputs are -> Handovers | None (None: RUN was left)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetHandovers:
+    """Redis: replace that record, if it is still what it was -> Handovers | None: what it is."""
+
+    before: Handovers  # as it must be
+    after: Handovers  # as it shall be
+
+
 Question = (
-    AskLog | AskTopic | CheckTopic | OpenOutputs | AskGroupOffset | SetGroupOffset | TakeFence
-    | BeginAnew | SkipLost | Seek | Emit | Save | AskHeld
+    AskLog | AskBegin | AskTopic | CheckTopic | OpenOutputs | AskGroupOffset | SetGroupOffset
+    | TakeFence | BeginAnew | SkipLost | Seek | Emit | Save | AskHeld | AskHandovers | SetHandovers
 )  # fmt: skip
 Questions = Generator[Question, Any, None]
 
@@ -175,12 +197,17 @@ def _take_fence(
         return cast("Acquired | Refused", (yield BeginAnew(reply, anew, reply.watermark)))
     if reply.what != "missing":
         return reply
-    begin = partition.may_start_at(cast("GroupOffset | None", (yield AskGroupOffset())), log.begin)
+    group_offset = cast("GroupOffset | None", (yield AskGroupOffset()))
+    if group_offset is None:
+        begin: Beginning | None = partition.begins_at(cast("Beginning | None", (yield AskBegin())))
+    else:
+        begin = partition.begins_again_at(group_offset)
     if begin is None:
         # Before saying that a state is gone: another owner may have begun meanwhile.
         return cast("Acquired | Refused", (yield TakeFence(None)))
-    # Kafka remembers the beginning first: from here on a state missing in Redis is a loss.
-    yield SetGroupOffset(GroupOffset(begin, INIT_METADATA))
+    # Kafka remembers the beginning first: from here on a state missing in Redis is a loss, and a
+    # beginning that was told by a time is never told anew.
+    yield SetGroupOffset(begin.noted())
     return cast("Acquired | Refused", (yield TakeFence(begin)))
 
 
@@ -213,6 +240,33 @@ def audit(partition: Partition, topic: Topic) -> Questions:
     if held is None or not partition.judge_held(held, since):
         return
     yield from look_at_topic(partition, topic)
+
+
+def listen(partition: Partition, stood_s: float = 0.0) -> Questions:
+    """RUN: hear whose predictions the outputs are, and answer what is proposed. Raises NotOwner.
+
+    Nothing is taken before this was heard once, under our fence: whatever a former owner has
+    promised is in the record by then. `stood_s`: see Partition.answer().
+    """
+    end = None
+    if not partition.voice.heard:
+        end = cast(LogBounds, (yield AskLog())).end
+    record = cast("Handovers | None", (yield AskHandovers()))
+    if record is None:
+        return
+    partition.hear(record, end)
+    after = partition.answer(stood_s)
+    if after is None:
+        return
+    # Still the owner, now that the proposal was heard: whoever takes the fence after this will hear
+    # it too, before taking an event.
+    since = partition.saved
+    held = cast("Held | None", (yield AskHeld()))
+    if held is None or not partition.judge_held(held, since):
+        return
+    record = cast("Handovers | None", (yield SetHandovers(record, after)))
+    if record is not None:
+        partition.hear(record)
 
 
 def look_at_topic(partition: Partition, topic: Topic) -> Questions:

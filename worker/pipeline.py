@@ -24,6 +24,7 @@ from keyfold.worker.fold import Fold, Rows
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
+from keyfold.worker.passthrough import Passthrough
 from keyfold.worker.placement import NO_STREAM, Placement, Places
 from keyfold.worker.share import Share, take
 from keyfold.worker.slots import Slots, as_rows
@@ -36,13 +37,20 @@ class Pipeline:
     """Runs the micro-batches of one worker."""
 
     def __init__(
-        self, model: Model, slots: Slots, store: Store, metrics: Metrics, topic: str
+        self,
+        model: Model,
+        slots: Slots,
+        store: Store,
+        metrics: Metrics,
+        topic: str,
+        passthrough: Sequence[str] = (),
     ) -> None:
         manifest = model.bundle.manifest
         self._slots, self._store, self._metrics = slots, store, metrics
-        self._decoder = Decoder(manifest.events, manifest.features)
+        self._decoder = Decoder(manifest.events, manifest.features, manifest.outputs.targets)
         self._fold = Fold(model, slots, metrics)
         self._encoder = PredictionEncoder(manifest.outputs, model.bundle.id, topic)
+        self._passthrough = Passthrough(passthrough, manifest.events) if passthrough else None
         self._codec = StateCodec(manifest)
         self._placement = Placement(slots, manifest.events)
         self._outputs = len(manifest.outputs.names)
@@ -84,7 +92,7 @@ class Pipeline:
             places.slots, decoded.x, np.array([record.offset for record in records], np.int64),
             decoded.times_ms, places.stream_ms,
             np.zeros((len(records), self._outputs), np.float32), np.zeros(len(records), np.int64),
-            decoded.rejects,
+            decoded.rejects, decoded.observed, self._fold.scores(len(records)),
         )  # fmt: skip
         placed = rows.slots.copy()
         self._fold.apply(rows)
@@ -159,7 +167,11 @@ class Pipeline:
             rows.steps[stepped].tolist(),
             gaps.tolist() if gaps.any() else None,
         )
-        payloads = self._encoder.encode(share.number, caused, rows.y[stepped])
+        scores = None if rows.scores is None else rows.scores[stepped]
+        payloads = self._encoder.encode(share.number, caused, rows.y[stepped], scores)
+        if self._passthrough is not None:
+            values = [share.records[row].value for row in (stepped - share.first).tolist()]
+            payloads = self._passthrough.added(payloads, values)
         dead_letters = [
             DeadLetter(record.offset, record.key, record.value, rows.rejects[row])
             for row, record in enumerate(share.records, share.first)

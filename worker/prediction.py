@@ -1,23 +1,24 @@
 """Reads one prediction's JSON and compares it with the offline one.
 
-Owns the oracle's own reading of a prediction, without the encoder that wrote it: members, key, id,
-output, tolerance. It judges one prediction by itself; what several of them make (lost, duplicate,
-out of order) is in worker/compare.py, which calls it.
+Owns the oracle's own reading of a prediction, without the encoder that wrote it: members, key, id;
+the member "output" is worker/output_reading.py's. It judges one prediction by itself; what several
+of them make (lost, duplicate, out of order) is in worker/compare.py, which calls it.
 """
 
 from __future__ import annotations
 
-from array import array
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.findings import Findings
+from keyfold.worker.folded import Expected
 from keyfold.worker.lost import Gap
-from keyfold.worker.refold import Expected
+from keyfold.worker.output_reading import OutputReading
+from keyfold.worker.repeated import event_digest
 
 MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle", "gap"}
 Difference = tuple[str, str]  # expected, got
@@ -29,10 +30,7 @@ class Reading:
 
     def __init__(self, bundle: Bundle, findings: Findings) -> None:
         self._bundle_id = bundle.id  # not for nothing: each call hashes the manifest
-        self._findings = findings
-        self._tolerance = bundle.manifest.tolerance * bundle.golden.scale()
-        self._names = bundle.manifest.outputs.names
-        self._classifies = bundle.manifest.outputs.kind == "classification"
+        self._output = OutputReading(bundle, findings)
 
     def difference(self, expected: Expected, about: str, members: Members) -> Difference | None:
         """Return the first difference between a prediction and the offline one."""
@@ -47,62 +45,21 @@ class Reading:
             got = members.get(name)
             if type(got) is not type(wanted) or got != wanted:
                 return f"{name} {wanted!r}", f"{name} {got!r}"
-        unknown = members.keys() - MEMBERS
+        unknown = members.keys() - (MEMBERS | {"event"} if expected.event else MEMBERS)
         if unknown:
             return "no further members", ", ".join(sorted(unknown))
+        if expected.event and event_digest(members.get("event", "none")) != expected.event:
+            return "event: the record's own members (worker.passthrough)", "another event"
         wrong_gap = _gap_difference(expected.gap, members)
         if wrong_gap is not None or expected.known:
-            return wrong_gap or self._output_difference(expected.output, members.get("output"))
-        return None if self.numbers(members) else self._form()
+            return wrong_gap or self._output.difference(expected, members.get("output"))
+        return self._output.form_difference(members.get("output"))
 
     def repeats(self, first: Members, members: Members) -> bool:
         """Say whether a prediction says the same as the first one with its id did."""
-        before, now = self.numbers(first), self.numbers(members)
-        return (
-            before is not None
-            and now is not None
-            and first["steps"] == members["steps"]
-            and all(abs(a - b) <= self._tolerance for a, b in zip(before, now, strict=True))
+        return first.get("steps") == members.get("steps") and self._output.repeats(
+            first.get("output"), members.get("output")
         )
-
-    def numbers(self, members: Members) -> list[float] | None:
-        """Return an output's O numbers, or None when it has another form."""
-        output = members.get("output")
-        if not isinstance(output, dict):
-            return None
-        if self._classifies:
-            numbers = output.get("probabilities")
-            if output.keys() != {"label", "probabilities"} or output["label"] not in self._names:
-                return None
-        else:
-            if output.keys() != set(self._names):
-                return None
-            numbers = [output[name] for name in self._names]
-        if not isinstance(numbers, list) or len(numbers) != len(self._names):
-            return None
-        if not all(type(number) in (int, float) for number in numbers):
-            return None
-        # The text is the shortest that reads back as the same float32.
-        return array("f", numbers).tolist()
-
-    def _output_difference(self, wanted: Sequence[float], output: Any) -> Difference | None:
-        numbers = self.numbers({"output": output})
-        if numbers is None:
-            return self._form()
-        for name, want, got in zip(self._names, wanted, numbers, strict=True):
-            gap = abs(got - want)
-            self._findings.max_abs_difference = max(self._findings.max_abs_difference, gap)
-            if not gap <= self._tolerance:
-                return f"{name} {want!r} within {self._tolerance:.2g}", repr(got)
-        if self._classifies:
-            best = self._names[numbers.index(max(numbers))]
-            # Of equal probabilities any may give the label.
-            if numbers[self._names.index(output["label"])] != max(numbers):
-                return f"label {best!r}", f"label {output['label']!r}"
-        return None
-
-    def _form(self) -> Difference:
-        return f"an output of {', '.join(self._names)}", "another form"
 
 
 def _gap_difference(expected: Gap, members: Members) -> Difference | None:

@@ -15,6 +15,7 @@ from zlib import crc32
 # Metadata of the group offset committed before a partition's first save: nothing was folded yet
 # beyond what a replay from that very offset folds again, so starting there anew is no loss.
 INIT_METADATA = "keyfold:init"
+_FLOOR = ":f"  # behind it, where there is one: the emit floor that was decided with it
 
 
 class Phase(Enum):
@@ -78,6 +79,29 @@ class GroupOffset:
 
     offset: int  # next offset
     metadata: str  # INIT_METADATA before the first save; outputs_metadata() in a transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a new group's fold of a partition begins, decided once."""
+
+    offset: int  # of the first event to fold
+    floor: int = 0  # outputs about offsets below it are not emitted
+
+    def noted(self) -> GroupOffset:
+        """Return the group offset that remembers it in Kafka."""
+        floor = f"{_FLOOR}{self.floor}" if self.floor else ""
+        return GroupOffset(self.offset, INIT_METADATA + floor)
+
+    @classmethod
+    def read(cls, at: GroupOffset) -> Beginning | None:
+        """Read noted() back; None: something was saved since."""
+        if at.metadata == INIT_METADATA:
+            return cls(at.offset)
+        floor = at.metadata.removeprefix(INIT_METADATA + _FLOOR)
+        if floor == at.metadata or not floor.isdigit():
+            return None
+        return cls(at.offset, int(floor))
 
 
 _OUTPUTS = "keyfold:r"

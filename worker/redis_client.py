@@ -24,9 +24,10 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from keyfold.worker.redis_route import SENTINEL_TIMEOUT_S, ClusterRedis, Routed, SentinelRedis
-from keyfold.worker.redis_url import Place, parse_url, problem_with_url, without_password
+from keyfold.worker.redis_url import Access, Place, parse_url, problem_with_url, without_password
 
 __all__ = [
+    "Access",
     "Script",
     "connect",
     "connect_sync",
@@ -40,27 +41,28 @@ MAX_SENTINEL_CONNECTIONS = 1
 SYNC_RETRIES = 3
 
 
-def connect(url: str, timeout_s: float) -> Redis:
+def connect(redis: Access | str, timeout_s: float) -> Redis:
     """Return a client; connections open on first use. Raises ValueError on a wrong URL.
 
     All keys of one command must share a hash tag. Over Sentinels and on a cluster there are no
     pipelines, and a command fails with a ConnectionError while there is no primary: try again.
     """
-    place = parse_url(url)
+    access = Access.of(redis)
+    place, tls = parse_url(access), access.tls
 
     def server(one: str) -> Redis:
-        return _server(one, timeout_s)
+        return _server(one, timeout_s, **tls)
 
     def primary(one: str) -> Redis:
-        return _server(one, timeout_s, redis_connect_func=_refuse_replica)
+        return _server(one, timeout_s, redis_connect_func=_refuse_replica, **tls)
 
     def sentinel(one: str) -> Redis:
         limit_s = min(timeout_s, SENTINEL_TIMEOUT_S)
-        return _server(one, limit_s, max_connections=MAX_SENTINEL_CONNECTIONS)
+        return _server(one, limit_s, max_connections=MAX_SENTINEL_CONNECTIONS, **tls)
 
     if place.kind == "sentinel":
         return SentinelRedis(place, primary, sentinel)
-    return ClusterRedis(place, server) if place.kind == "cluster" else server(url)
+    return ClusterRedis(place, server) if place.kind == "cluster" else server(access.whole_url)
 
 
 def _server(url: str, timeout_s: float, **more: Any) -> Redis:
@@ -113,34 +115,34 @@ class Script:
             return await client.eval(self.text, len(keys), *keys, *args)
 
 
-def connect_sync(url: str, timeout_s: float) -> redis.Redis:
+def connect_sync(place: Access | str, timeout_s: float) -> redis.Redis:
     """Return a blocking client for commands that look once. Raises ValueError on a wrong URL.
 
     Nothing is opened before the first command, except on a cluster, whose nodes are asked at
     once: then ConnectionError is raised where none answers.
     """
-    place = parse_url(url)
+    access = Access.of(place)
+    found = parse_url(access)
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "protocol": 2,
+        **access.tls,
     }
-    if place.kind == "sentinel":
-        return _sync_primary(place, options)
-    if place.kind == "cluster":
-        return cast(redis.Redis, _sync_cluster(place, options))
-    return redis.Redis.from_url(url, **options)
+    if found.kind == "sentinel":
+        return _sync_primary(found, options)
+    if found.kind == "cluster":
+        return cast(redis.Redis, _sync_cluster(found, options))
+    return redis.Redis.from_url(access.whole_url, **options)
 
 
 def _sync_primary(place: Place, options: dict[str, Any]) -> redis.Redis:
     own = _parsed(place)
     sentinel = cast(Any, Sentinel)([], **own, **options, retry=Retry(NoBackoff(), SYNC_RETRIES))
     limits = {**options, "socket_timeout": min(options["socket_timeout"], SENTINEL_TIMEOUT_S)}
-    # With the servers' login only where a Sentinel asks for one.
-    for login in [False, True] if place.login else [False]:
+    for login in place.sentinel_logins:
         sentinel.sentinels += [
-            redis.Redis.from_url(place.sentinel(*host, login=login), **limits)
-            for host in place.hosts
+            redis.Redis.from_url(place.sentinel(*host, login), **limits) for host in place.hosts
         ]
     return cast(redis.Redis, sentinel.master_for(place.service))
 

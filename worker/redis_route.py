@@ -75,8 +75,9 @@ class SentinelRedis(Routed):
     def __init__(self, place: Place, make: MakeClient, make_sentinel: MakeClient) -> None:
         super().__init__(place, make)
         self._sentinels = [
-            _Sentinel([make_sentinel(place.sentinel(*host, login=login)) for login in logins])
-            for logins in [(False, True) if place.login else (False,)]
+            _Sentinel(
+                [make_sentinel(place.sentinel(*host, login)) for login in place.sentinel_logins]
+            )
             for host in place.hosts
         ]
         self._primary: Redis | None = None
@@ -140,7 +141,7 @@ class SentinelRedis(Routed):
 class _Sentinel:
     """One Sentinel."""
 
-    clients: Sequence[Redis]  # without a login, then with the servers' one, which it may want too
+    clients: Sequence[Redis]  # one per login that it may want
 
     async def master(self, service: str) -> dict[str, Any]:
         for client in self.clients[:-1]:

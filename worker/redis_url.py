@@ -1,14 +1,18 @@
 """The forms of redis.url: one server, a primary found through Sentinels, or a cluster.
 
-Owns what a URL says and that its password is never shown. Opens nothing. Called by
-worker/redis_client.py, worker/config.py and whoever puts a URL into a message.
+Owns what a URL and the settings beside it say (user, TLS) and that no password is ever shown.
+Opens nothing. Called by worker/redis_client.py, worker/config.py and whoever puts a URL into a
+message.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-from urllib.parse import SplitResult, urlsplit
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+
+from keyfold.export.connection import check_files
 
 FORMS = {
     "redis": "redis://[user:password@]host[:port][/db]",
@@ -21,6 +25,89 @@ PORT = 6379
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """How Redis is reached: its URL and what stands beside it in [redis]; shown without secrets."""
+
+    url: str = field(repr=False)  # in one of FORMS
+    username: str = ""  # ACL user; "": the one of the URL, or "default"
+    password: str = field(default="", repr=False)  # of that user
+    sentinel_username: str = ""  # of the Sentinels; "": none, then that of the servers
+    sentinel_password: str = field(default="", repr=False)  # of the Sentinels
+    ca_file: Path | None = None  # TLS: PEM of who signed the servers; None: the system's
+    cert_file: Path | None = None  # TLS: PEM of our certificate
+    key_file: Path | None = None  # TLS: PEM of its private key
+    key_password: str = field(default="", repr=False)  # of an encrypted key
+
+    def __post_init__(self) -> None:
+        problem = problem_with_url(self.url)  # which never shows it: it may hold a password
+        if problem is not None:
+            raise ValueError(f"url: {problem}")
+        parts = urlsplit(self.url)
+        if self.username and not self.password:
+            raise ValueError("password: expected one beside username")
+        if self.password and "@" in parts.netloc:
+            raise ValueError("password: expected it here or in redis.url, not in both")
+        if self.sentinel_username and not self.sentinel_password:
+            raise ValueError("sentinel_password: expected one beside sentinel_username")
+        if self.sentinel_password and "sentinel" not in parts.scheme:
+            raise ValueError("sentinel_password: expected none without redis+sentinel://")
+        tls = parts.scheme.startswith("rediss")
+        for name in ("ca_file", "cert_file", "key_file", "key_password"):
+            if getattr(self, name) and not tls:
+                raise ValueError(f"{name}: expected none without TLS: redis.url begins with rediss")
+        if tls:
+            check_files(self.ca_file, self.cert_file, self.key_file, self.key_password)
+
+    def __str__(self) -> str:
+        return without_password(self.url)
+
+    @classmethod
+    def of(cls, redis: Access | str) -> Access:
+        """Return how Redis is reached; a URL alone says all there is. Raises ValueError."""
+        return redis if isinstance(redis, Access) else cls(redis)
+
+    @property
+    def whole_url(self) -> str:
+        """The URL with user and password in it."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=self._login + parts.netloc))
+
+    @property
+    def user(self) -> str:
+        """The ACL user, "" where none is named."""
+        return self.username or unquote(urlsplit(self.url).username or "")
+
+    @property
+    def sentinel_login(self) -> str | None:
+        """The Sentinels' own "user:password@", None: they have no other one than the servers."""
+        return _login(self.sentinel_username, self.sentinel_password) or None
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """What redis-py wants to know about TLS, nothing without it."""
+        if not urlsplit(self.url).scheme.startswith("rediss"):
+            return {}
+        given = {
+            "ssl_ca_certs": self.ca_file,
+            "ssl_certfile": self.cert_file,
+            "ssl_keyfile": self.key_file,
+        }
+        found: dict[str, Any] = {name: str(file) for name, file in given.items() if file}
+        if self.cert_file is not None:
+            # Never None: OpenSSL would ask at the terminal for an encrypted key's password.
+            found["ssl_password"] = self.key_password
+        return {**found, "ssl_check_hostname": True}
+
+    @property
+    def _login(self) -> str:
+        return _login(self.username, self.password)
+
+
+def _login(username: str, password: str) -> str:
+    return f"{quote(username, safe='')}:{quote(password, safe='')}@" if password else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """What a redis.url says."""
 
@@ -28,39 +115,54 @@ class Place:
     hosts: tuple[tuple[str, int], ...]  # Sentinels or cluster nodes to ask; none for a server
     service: str  # name that the Sentinels know the primary by, else ""
     scheme: str  # of the servers themselves: redis, or rediss (TLS)
-    login: str  # "user:password@" as it stands in the URL, or ""
+    login: str = field(repr=False)  # "user:password@" as it stands in the URL, or ""
     database: str  # number, or ""
-    options: str  # query string for redis-py's from_url, or ""
+    options: str = field(repr=False)  # query string for redis-py's from_url, or ""
+    sentinel_login: str | None = field(default=None, repr=False)  # None: none, then the servers'
+    door: tuple[str, int] | None = None  # host and port of a server; None: a socket, or found
 
     def of(self, host: str, port: int, *, login: bool = True) -> str:
         """Return the URL of one server that this place led to."""
         name = f"[{host}]" if ":" in host else host
         return self._url(f"{self.login if login else ''}{name}:{port}", f"/{self.database}")
 
-    def sentinel(self, host: str, port: int, *, login: bool) -> str:
+    @property
+    def sentinel_logins(self) -> list[str]:
+        """The logins to be tried at a Sentinel, in this order."""
+        if self.sentinel_login is not None:
+            return [self.sentinel_login]
+        # With the servers' login only where a Sentinel asks for one.
+        return ["", self.login] if self.login else [""]
+
+    def sentinel(self, host: str, port: int, login: str) -> str:
         """Return the URL of a Sentinel, which has no databases."""
         name = f"[{host}]" if ":" in host else host
-        return self._url(f"{self.login if login else ''}{name}:{port}", "")
+        return self._url(f"{login}{name}:{port}", "")
 
     def _url(self, where: str, path: str) -> str:
         return f"{self.scheme}://{where}{path}{self.options and '?' + self.options}"
 
 
-def parse_url(url: str) -> Place:
+def parse_url(redis: Access | str) -> Place:
     """Read a redis.url. Raises ValueError, without the password, when it is none."""
-    problem = problem_with_url(url)
-    if problem:
-        raise ValueError(problem)
+    if isinstance(redis, str):
+        problem = problem_with_url(redis)
+        if problem:
+            raise ValueError(problem)
+    access = Access.of(redis)
+    url = access.whole_url
     parts = urlsplit(url)
     tls, _, kind = parts.scheme.partition("+")
     login, at, hosts = parts.netloc.rpartition("@")
     if not kind:
-        return Place("server", (), "", tls, login + at, "", parts.query)
+        door = (parts.hostname, parts.port or PORT) if parts.hostname and tls != "unix" else None
+        return Place("server", (), "", tls, login + at, "", parts.query, None, door)
     if kind == "cluster":
         return Place("cluster", _hosts(hosts, PORT), "", tls, login + at, "0", parts.query)
     service, _, database = parts.path.strip("/").partition("/")
     found = _hosts(hosts, SENTINEL_PORT)
-    return Place("sentinel", found, service, tls, login + at, database or "0", parts.query)
+    return Place("sentinel", found, service, tls, login + at, database or "0", parts.query,
+                 access.sentinel_login)  # fmt: skip
 
 
 def problem_with_url(url: str) -> str | None:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
+from math import isnan, nan
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keyfold.export.events import Decoder, why_no_key
 from keyfold.worker.folded import (
@@ -35,7 +36,10 @@ from keyfold.worker.folded import (
     Sure,
 )
 from keyfold.worker.lost import Gap, Lost
+from keyfold.worker.offline_key import UNJUDGED, Event, OfflineKey, Stepped
 from keyfold.worker.offline_step import OfflineStep
+from keyfold.worker.offline_threshold import Judged
+from keyfold.worker.repeated import Repeated
 
 __all__ = [
     "NOT_FINITE", "Expected", "KeyState", "Kind", "OfflineStep", "Origin", "Refold", "Rejected",
@@ -49,10 +53,14 @@ NO_KEY = -1
 class Refold:
     """The fold of one partition's records and everything it leads one to expect."""
 
-    def __init__(self, step: OfflineStep, origin: Origin | None = None) -> None:
+    def __init__(
+        self, step: OfflineStep, origin: Origin | None = None, passthrough: Sequence[str] = ()
+    ) -> None:
         manifest = step.bundle.manifest
-        self._step, self._origin = step, origin or Origin()
-        self._decoder = Decoder(manifest.events, manifest.features)
+        self._key, self._origin = OfflineKey(step), origin or Origin()
+        self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
+        self._repeated = Repeated(passthrough, manifest.events) if passthrough else None
+        self._events = array("q")  # digests of what is repeated, if anything is
         self._resets = manifest.events.tombstone == "reset"
         self._expiry = manifest.events.reset_after_ms
         self._width = len(manifest.outputs.names)
@@ -60,6 +68,7 @@ class Refold:
         self._offsets, self._kinds, self._key_numbers = array("q"), array("b"), array("i")
         self._times, self._steps, self._outputs = array("q"), array("q"), array("f")
         self._gaps, self._known = array("b"), array("b")
+        self._scores, self._judged = array("f"), array("d")  # of bundles that score events
         self._numbers: dict[bytes, int] = {}
         self.keys: list[bytes] = []  # key number -> record key
         self.states: dict[bytes, KeyState] = {}  # warm keys only
@@ -72,7 +81,9 @@ class Refold:
         self.stream_ms: int | None = None  # stream time; None: no event yet
         self.expired = 0  # times that a silent key started anew
         self.skipped = 0  # records of lost ranges: left out, as the worker did
-        self._blank = bytes(4 * self._width)
+        self._blank = Stepped(
+            np.zeros(self._width, np.float32), [nan] * self._key.fields, UNJUDGED, []
+        )
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -104,6 +115,7 @@ class Refold:
         elif value is None and self._resets:
             self._clear(key, Cleared(offset))
             self._append(offset, Kind.RESET, self._number(key))
+            self._append_output(self._blank)
         else:
             decoded = self._decoder.decode([value], [timestamp_ms])
             if decoded.rejects:
@@ -112,7 +124,8 @@ class Refold:
                 time_ms = int(decoded.times_ms[0])
                 moved = min(time_ms, timestamp_ms)
                 self.stream_ms = moved if self.stream_ms is None else max(self.stream_ms, moved)
-                self._apply(offset, key, value, time_ms, decoded.x)
+                observed = None if decoded.observed is None else decoded.observed[0]
+                self._apply(offset, key, value, Event(decoded.x[0], time_ms, observed))
 
     def stream_range(self, ms: int) -> tuple[int, int]:
         """Return the least and most that a stream time can be which is `ms` by these records."""
@@ -148,28 +161,30 @@ class Refold:
     def expected(self, position: int) -> Expected:
         """Return what must have been predicted for the event at a position."""
         number = self._key_numbers[position]
-        start = position * self._width
+        start, first = position * self._width, position * self._key.fields
+        scores = self._scores[first : first + self._key.fields]
         return Expected(
             self.keys[number],
             number,
             self._times[position],
             self._steps[position],
             self._outputs[start : start + self._width].tolist(),
+            [None if isnan(score) else score for score in scores],
+            Judged(*self._judged[2 * position : 2 * position + 2]) if scores else UNJUDGED,
+            self._events[position] if self._repeated is not None else 0,
             Gap(self._gaps[position]),
             bool(self._known[position]),
         )
 
-    def _apply(
-        self, offset: int, key: bytes, value: bytes | None, time_ms: int, x: NDArray[np.float32]
-    ) -> None:
+    def _apply(self, offset: int, key: bytes, value: bytes | None, event: Event) -> None:
+        time_ms = event.time_ms
         state = self._before(key, offset, time_ms)
-        finite = state.known or offset not in self._origin.rejected
+        stepped: Stepped | None = self._blank
         if state.known:
-            y, after = self._step.one(x, state.tensors)
-            finite = bool(
-                np.isfinite(y).all() and all(np.isfinite(tensor).all() for tensor in after)
-            )
-        if not finite and state.steps == 0:
+            stepped = self._key.one(event, state.tensors)
+        elif offset in self._origin.rejected:
+            stepped = None
+        if stepped is None and state.steps == 0:
             # It was cold, or has just become so: it stays cold.
             if state.known:
                 at = {Gap.NEVER: offset, Gap.ALWAYS: NOT_EXACT, Gap.MAYBE: OPEN}[state.gap]
@@ -182,17 +197,15 @@ class Refold:
         self.states[key] = state
         self.cleared.pop(key, None)
         self.unsure.discard(key)
-        if not finite:
+        if stepped is None:
             self._reject(offset, NOT_FINITE, key, value)
             return
         state.steps += 1
         state.offset = offset
-        self._append(offset, Kind.EVENT, self._number(key), state)
         if state.known:
-            state.tensors = after
-            self._outputs.frombytes(y.tobytes())
-        else:
-            self._outputs.frombytes(self._blank)
+            state.tensors = stepped.tensors
+        self._append(offset, Kind.EVENT, self._number(key), state)
+        self._append_output(stepped, value)
 
     def _before(self, key: bytes, offset: int, time_ms: int) -> KeyState:
         """Return the state that a key's event at `offset` is stepped from."""
@@ -240,7 +253,7 @@ class Refold:
         return self.silent(state)
 
     def _cold(self, gap: Gap, *, known: bool = True) -> KeyState:
-        return KeyState(0, -1, 0, 0, -1, gap, known, self._step.cold())
+        return KeyState(0, -1, 0, 0, -1, gap, known, self._key.cold())
 
     def _clear(self, key: bytes, at: Cleared) -> None:
         self.states.pop(key, None)
@@ -251,6 +264,7 @@ class Refold:
     def _reject(self, offset: int, reason: str, key: bytes | None, value: bytes | None) -> None:
         self.rejects[offset] = Rejected(reason, record_digest(key, value), len(value or b""))
         self._append(offset, Kind.REJECT, NO_KEY)
+        self._append_output(self._blank)
 
     def _append(self, offset: int, kind: Kind, number: int, state: KeyState | None = None) -> None:
         self._offsets.append(offset)
@@ -260,8 +274,14 @@ class Refold:
         self._steps.append(0 if state is None else state.steps)
         self._gaps.append(Gap.NEVER if state is None else state.gap)
         self._known.append(state is None or state.known)
-        if state is None:
-            self._outputs.frombytes(self._blank)
+
+    def _append_output(self, stepped: Stepped, value: bytes | None = None) -> None:
+        self._outputs.frombytes(stepped.y.tobytes())
+        if self._repeated is not None:
+            self._events.append(self._repeated.digest(value))
+        if self._key.fields:
+            self._scores.extend(stepped.scores)
+            self._judged.extend((stepped.judged.threshold, stepped.judged.smoothed))
 
     def _number(self, key: bytes) -> int:
         number = self._numbers.setdefault(key, len(self.keys))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from keyfold.export import bundle as contract
+from keyfold.export import settings
+from keyfold.export.connection import Connection, Security
+from keyfold.export.event_spec import EventSpec
 from keyfold.worker import command
+from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.event_log import Fields, read_log
+from keyfold.worker.file_form import add_form_flags, form_of
 from keyfold.worker.sender import Pace, create_topic, partition_count, send
 
 
@@ -34,12 +41,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(format="keyfold-send: %(message)s", level=logging.WARNING)
-    fields = _fields(arguments)
+    place = _place(arguments)
+    fields = _fields(arguments, place.bundle)
     if arguments.create_partitions is not None:
-        create_topic(arguments.brokers, arguments.topic, arguments.create_partitions)
-    elif partition_count(arguments.brokers, arguments.topic) is None:
+        create_topic(place.kafka, place.topic, arguments.create_partitions)
+    elif partition_count(place.kafka, place.topic) is None:
+        may = ""
+        if place.kafka.security.sasl:
+            may = f"; or {place.kafka.security.username!r} lacks the ACL Describe (or Write) on it"
         raise TopicError(
-            f"topic {arguments.topic!r}: no such topic; --create-partitions N makes it"
+            f"topic {place.topic!r}: no such topic; --create-partitions N makes it{may}"
         )
     entries = itertools.islice(read_log(arguments.log, fields), arguments.limit)
     stderr = Console(stderr=True)
@@ -52,28 +63,58 @@ def _run(arguments: argparse.Namespace) -> int:
             bar.update(task, description=f"{sent:,} events sent, {rate:,.0f}/s")
 
         pace = Pace(arguments.rate, arguments.time_lapse)
-        sent = send(arguments.brokers, arguments.topic, entries, pace, tick)
+        sent = send(place.kafka, place.topic, entries, pace, tick)
     rate = sent.events / max(sent.seconds, 1e-9)
     print(
-        f"keyfold-send: {sent.events:,} events to {arguments.topic} in {sent.seconds:.1f} s "
+        f"keyfold-send: {sent.events:,} events to {place.topic} in {sent.seconds:.1f} s "
         f"({rate:,.0f}/s)",
         file=sys.stderr,
     )
     return 0
 
 
-def _fields(arguments: argparse.Namespace) -> Fields:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the events go."""
+
+    kafka: Connection  # how it is reached
+    topic: str  # of events
+    bundle: Path | None  # whose fields they have, None: only the flags say
+
+
+def _place(arguments: argparse.Namespace) -> _Place:
+    """Put the settings file, the environment and the flags together; flags win."""
+    given, environment = arguments, os.environ
+    if given.config is not None:
+        flags = {"kafka.brokers": given.brokers, "kafka.input": given.topic}
+        config = read_config(given.config, [f"{n}={v}" for n, v in flags.items() if v])
+        # A bundle is only needed for the names of fields, and may not be there yet.
+        bundle = given.bundle or (config.worker.bundle if given.key is None else None)
+        return _Place(config.connection, config.kafka.input, bundle)
+    brokers = given.brokers or environment.get("KEYFOLD_KAFKA__BROKERS")
+    topic = given.topic or environment.get("KEYFOLD_KAFKA__INPUT")
+    if not brokers or not topic:
+        raise Crash("expected --config worker.toml, or --brokers and --topic")
+    security = settings.read_section(Security, "security", environment)
+    return _Place(Connection(brokers, security), topic, given.bundle)
+
+
+def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
     key, when, unit = arguments.key, arguments.time, arguments.time_unit
-    if arguments.bundle is not None:
-        spec = contract.load(arguments.bundle).manifest.events
+    zone, served = "UTC", None if bundle is None else contract.load(bundle)
+    if served is not None:
+        spec = served.manifest.events
         key, when, unit = key or spec.key_field, when or spec.time_field, unit or spec.time_unit
-    if key is None:
+        zone = spec.time_zone
+    form = form_of(arguments, served)
+    if key is None and served is None:
         raise Crash("--key: expected the field that holds the key, or a --bundle that names it")
     if arguments.time_lapse is None:
-        return Fields(key)
+        return Fields(key, form=form)
     if when is None:
         raise Crash("--time-lapse: expected --time FIELD, or a --bundle that names it")
-    return Fields(key, when, {"ms": 1.0, "s": 1000.0}[unit or "ms"])
+    unit = EventSpec(time_unit=unit or "ms").time_unit  # which refuses what is none
+    return Fields(key, when, unit, zone, form)
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -96,12 +137,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("log", metavar="LOG", help='the event log; "-": JSON lines on standard input')
-    add("--brokers", required=True, metavar="HOST:PORT,...", help="Kafka")
-    add("--topic", required=True, help="where to")
+    add("--config", type=Path, metavar="worker.toml",
+        help="take brokers, [security], input topic and bundle from there")  # fmt: skip
+    add("--brokers", metavar="HOST:PORT,...", help="Kafka (kafka.brokers)")
+    add("--topic", help="where to (kafka.input)")
     add("--bundle", type=Path, metavar="FOLDER", help="take key and time field from its manifest")
     add("--key", metavar="FIELD", help="the field that holds the key")
     add("--time", metavar="FIELD", help="the field that holds the event time, for --time-lapse")
-    add("--time-unit", choices=("ms", "s"), help="of that field, since 1970 (default: ms)")
+    add("--time-unit", metavar="UNIT",
+        help="of that field: ms, s, us or ns since 1970, iso, or a strptime pattern (default: the "
+        "bundle's, or ms)")  # fmt: skip
+    add_form_flags(parser)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--rate", type=_positive(float), metavar="N", help="events a second")
     pace.add_argument("--time-lapse", type=_positive(float), metavar="X",

@@ -17,8 +17,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from keyfold.export.connection import Connection
+from keyfold.export.refusals import acl, ask
 from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.event_log import Entry
+from keyfold.worker.kafka_log import FORBIDDEN
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class Sent:
 
 
 def send(
-    brokers: str,
+    kafka: Connection | str,
     topic: str,
     entries: Iterable[Entry],
     pace: Pace = Pace(),
@@ -57,7 +60,7 @@ def send(
     A record's partition is murmur2(key), as with Java clients. Raises Crash when an event could not
     be delivered, and whatever `entries` raises, after the events before it were acked.
     """
-    sender = _Sender(brokers, topic)
+    sender = _Sender(Connection.of(kafka), topic)
     begin = time.monotonic()
     clock = Clock(pace)
     looked = begin
@@ -78,27 +81,32 @@ def send(
     return Sent(sender.acked, time.monotonic() - begin, sender.idempotent)
 
 
-def create_topic(brokers: str, topic: str, partitions: int) -> None:
+def create_topic(kafka: Connection | str, topic: str, partitions: int) -> None:
     """Create a topic, or check that the existing one has this many partitions."""
-    found = partition_count(brokers, topic)
+    found = partition_count(kafka, topic)
     if found is None:
-        admin = AdminClient({"bootstrap.servers": brokers, "log_level": 2})
+        connection = Connection.of(kafka)
+        admin = AdminClient({**connection.librdkafka(), "log_level": 2})
         new = NewTopic(topic, num_partitions=partitions, replication_factor=-1)  # broker's default
         try:
             admin.create_topics([new], request_timeout=TOPIC_TIMEOUT_S)[topic].result()
         except KafkaException as error:
+            if error.args[0].code() in FORBIDDEN:
+                raise TopicError(acl(connection, "Create", "topic", topic)) from error
             raise TopicError(f"topic {topic!r}: cannot be created: {_text(error)}") from error
     elif found != partitions:
         raise TopicError(f"topic {topic!r}: expected {partitions} partitions, got {found}")
 
 
-def partition_count(brokers: str, topic: str) -> int | None:
-    """Return a topic's partition count, None when there is no such topic."""
-    admin = AdminClient({"bootstrap.servers": brokers, "log_level": 2})
-    try:
-        topics = admin.list_topics(timeout=TOPIC_TIMEOUT_S).topics  # asking for one could create it
-    except KafkaException as error:
-        raise Crash(f"Kafka at {brokers}: {_text(error)}") from error
+def partition_count(kafka: Connection | str, topic: str) -> int | None:
+    """Return a topic's partition count, None when there is no such topic, or none to be seen."""
+    connection = Connection.of(kafka)
+    admin = AdminClient({**connection.librdkafka(), "log_level": 2})
+
+    def question(limit_s: float) -> Any:
+        return admin.list_topics(timeout=limit_s).topics  # asking for one could create it
+
+    topics = ask(connection, question, TOPIC_TIMEOUT_S, (KafkaException,))
     return len(topics[topic].partitions) if topic in topics else None
 
 
@@ -130,8 +138,8 @@ class Clock:
 class _Sender:
     """A producer with a first event that shows whether the broker can be idempotent."""
 
-    def __init__(self, brokers: str, topic: str) -> None:
-        self._brokers, self._topic = brokers, topic
+    def __init__(self, kafka: Connection, topic: str) -> None:
+        self._kafka, self._topic = kafka, topic
         self.acked = 0
         self.idempotent = True
         self.handed_over = 0
@@ -160,12 +168,12 @@ class _Sender:
         left = self._producer.flush(TIMEOUT_S)
         self._raise_failure()
         if left:
-            raise Crash(f"Kafka at {self._brokers}: {left} events were not acked in {TIMEOUT_S} s")
+            raise Crash(f"Kafka at {self._kafka}: {left} events were not acked in {TIMEOUT_S} s")
 
     def _connect(self) -> Any:
         return Producer(
             {
-                "bootstrap.servers": self._brokers,
+                **self._kafka.librdkafka(),
                 "acks": "all",
                 "enable.idempotence": self.idempotent,
                 # Without idempotence only one request at a time keeps the order of a retry.
@@ -219,8 +227,10 @@ class _Sender:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
+            if self._failure.code() in FORBIDDEN:
+                raise TopicError(acl(self._kafka, "Write", "topic", self._topic))
             raise Crash(
-                f"topic {self._topic!r} at {self._brokers}: not delivered: {self._failure.str()} "
+                f"topic {self._topic!r} at {self._kafka}: not delivered: {self._failure.str()} "
                 f"({self.acked:,} events were)"
             )
 

@@ -25,7 +25,7 @@ class Slots:
     """States of the resident keys of all partitions of this worker."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._specs = manifest.states
+        self._specs = manifest.kept
         capacity = _FIRST_CAPACITY
         self.tensors: dict[str, NDArray[Any]] = {
             s.input: np.empty((capacity, *s.dims), s.dtype) for s in self._specs

@@ -16,9 +16,10 @@ from redis.exceptions import RedisError
 from keyfold.worker import command
 from keyfold.worker.config import Config, read_config
 from keyfold.worker.errors import Crash
-from keyfold.worker.redis_client import without_password
+from keyfold.worker.redis_refusals import explain
 from keyfold.worker.state_adopt import adopt
 from keyfold.worker.state_erase import erase
+from keyfold.worker.state_handover import handover
 from keyfold.worker.state_inspect import inspect
 from keyfold.worker.state_list import list_partitions
 from keyfold.worker.state_rebuild import rebuild
@@ -42,10 +43,12 @@ def _run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.set)
     run: Command = arguments.run
     try:
-        with Admin.connect(config.redis.url, config.redis.timeout_s, config.kafka.group) as admin:
+        with Admin.connect(
+            config.redis.access, config.redis.timeout_s, config.kafka.group
+        ) as admin:
             return run(config, admin, arguments)
     except RedisError as error:
-        raise Crash(f"Redis at {without_password(config.redis.url)}: {error}") from error
+        raise Crash(explain(error, config.redis.access)) from error
 
 
 def _sort_positionals(arguments: argparse.Namespace) -> None:
@@ -77,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_looking(add)
     _add_resolving(add)
     _add_copying(add)
+    _add_handover(add)
     one = add("erase", erase, "have one key forgotten: tombstone, wait, receipt")
     _settings(one)
     _key(one.add_mutually_exclusive_group(required=True))
@@ -134,6 +138,23 @@ def _add_copying(add: Callable[[str, Command, str], argparse.ArgumentParser]) ->
     one = add("restore", restore, "put snapshots back, perhaps into another Redis")
     one.usage = "%(prog)s [worker.toml] FILE... [--yes] [--set SECTION.NAME=VALUE]"
     _paths(one, "FILE")
+    _yes(one)
+
+
+def _add_handover(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    one = add(
+        "handover", handover, "give one group's outputs to another, at one offset per partition"
+    )
+    one.add_argument("old", type=Path, metavar="OLD.toml", help="settings of the group that emits")
+    one.add_argument("config", type=Path, metavar="NEW.toml",
+                     help="settings of the group that takes over")  # fmt: skip
+    _set(one)
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--back", action="store_true", help="from NEW back to OLD")
+    which.add_argument("--cancel", action="store_true",
+                       help="withdraw what a killed command has proposed")  # fmt: skip
+    one.add_argument("--timeout", type=_positive, default=60.0, metavar="SECONDS",
+                     help="longest wait for the workers (default: 60)")  # fmt: skip
     _yes(one)
 
 

@@ -7,7 +7,8 @@ Owns the layout of one stored state, little-endian, without padding:
 
 Flag 1: the key's history may miss events that retention took (a gap).
 The checksum is the CRC-32 of the key followed by everything after the checksum: a value returned
-for another key (a mixed-up reply) is found out. Knows numpy and the manifest's state specs only.
+for another key (a mixed-up reply) is found out. The tensors are all that a key's state holds
+(Manifest.kept): the graph's, the front's and the back's. Knows numpy and their specs only.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class StateCodec:
     """Packs and unpacks states of one bundle."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._specs = manifest.states
+        self._specs = manifest.kept
         self._layout = np.dtype(
             [
                 ("version", "u1"),
@@ -60,7 +61,7 @@ class StateCodec:
                 ("touched", "<i8"),
                 *(
                     (spec.input, np.dtype(spec.dtype).newbyteorder("<"), spec.dims)
-                    for spec in manifest.states
+                    for spec in self._specs
                 ),
             ]
         )

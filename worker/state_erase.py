@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
+from keyfold.export.connection import Connection
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import KafkaLog
@@ -53,14 +54,14 @@ def erase(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     if key is None:
         raise Crash("expected --key or --key-b64")
     topic = config.kafka.input
-    with KafkaLog(config.kafka.brokers) as log:
+    with KafkaLog(config.connection) as log:
         marks = [_mark(log, admin, topic, number) for number in range(log.partitions(topic))]
     held = [admin.state(topic, mark.partition, key)[1] is not None for mark in marks]
     holders = [number for number, holds in enumerate(held) if holds]
     places = holders or [default_partition(key, len(marks))]
     if not asked(_announced(topic, key, places, bool(holders)), arguments.yes):
         return FOUND_PROBLEMS
-    for number, offset in write_tombstones(config.kafka.brokers, topic, key, places).items():
+    for number, offset in write_tombstones(config.connection, topic, key, places).items():
         print(f"tombstone written: {topic}:{number}, offset {offset}", flush=True)
         marks[number] = Mark(number, offset + 1, offset)
     waiting = _wait(admin, topic, key, marks, arguments.timeout)
@@ -109,7 +110,9 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-def write_tombstones(brokers: str, topic: str, key: bytes, places: Sequence[int]) -> dict[int, int]:
+def write_tombstones(
+    kafka: Connection | str, topic: str, key: bytes, places: Sequence[int]
+) -> dict[int, int]:
     """Write a null value under a key to partitions; return their offsets. Raises Crash."""
     written: dict[int, int] = {}
     failures: list[KafkaError] = []
@@ -122,7 +125,7 @@ def write_tombstones(brokers: str, topic: str, key: bytes, places: Sequence[int]
 
     producer = Producer(
         {
-            "bootstrap.servers": brokers,
+            **Connection.of(kafka).librdkafka(),
             "acks": "all",
             "delivery.timeout.ms": int(DELIVERY_S * 1000),
             "on_delivery": delivered,
@@ -137,7 +140,7 @@ def write_tombstones(brokers: str, topic: str, key: bytes, places: Sequence[int]
     producer.flush(DELIVERY_S + 5)
     if failures or len(written) != len(places):
         why = failures[0].str() if failures else f"no ack within {DELIVERY_S:.0f} s"
-        raise Crash(f"topic {topic!r} at {brokers}: tombstone not written: {why}")
+        raise Crash(f"topic {topic!r} at {kafka}: tombstone not written: {why}")
     return dict(sorted(written.items()))
 
 

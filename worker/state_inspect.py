@@ -77,7 +77,7 @@ def shown(key: bytes) -> str:
 def inspect(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     """Show a key's states, or a partition's meta fields."""
     topic = config.kafka.input
-    with KafkaLog(config.kafka.brokers) as log:
+    with KafkaLog(config.connection) as log:
         count = log.partitions(topic)
     key = asked_key(arguments)
     if key is None:
@@ -121,11 +121,15 @@ def _lines(manifest: Manifest, key: bytes, value: bytes, stream: str) -> Iterato
     yield f"bytes            {len(value)}"
     yield f"checksum         {'good' if state.sound else 'bad'}"
     start = HEAD.size
-    for spec in manifest.states:
+    for spec in manifest.kept:
         part = value[start : start + spec.bytes_per_key]
         start += spec.bytes_per_key
         if len(part) == spec.bytes_per_key:
             tensor = np.frombuffer(part, np.dtype(spec.dtype).newbyteorder("<")).astype(np.float64)
+            tensor = tensor[~np.isnan(tensor)]  # around the graph: never seen
+            if not len(tensor):
+                yield f"tensor {spec.input} {list(spec.dims)}: nothing seen yet"
+                continue
             rms = float(np.sqrt(np.mean(np.square(tensor))))
             yield (
                 f"tensor {spec.input} {list(spec.dims)}: min {tensor.min():.6g}, "

@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from keyfold.worker.config import Config
+from keyfold.worker.handover import Handovers
+from keyfold.worker.handover_store import HandoverAdmin
 from keyfold.worker.state_consent import FOUND_PROBLEMS
 from keyfold.worker.state_survey import Place, Survey, survey
-from keyfold.worker.store_admin import META, Admin
+from keyfold.worker.store import META
+from keyfold.worker.store_admin import Admin
 
 
 def list_partitions(config: Config, admin: Admin, _: argparse.Namespace) -> int:
@@ -27,8 +30,9 @@ def list_partitions(config: Config, admin: Admin, _: argparse.Namespace) -> int:
     if not any(place.held or place.committed for place in found.places):
         print(f"no state of group {config.kafka.group!r} yet")
     healthy = True
+    records = HandoverAdmin(admin.redis, config.kafka.input, config.kafka.output)
     for place in found.places:
-        for note in _notes(place):
+        for note in (*_notes(place), *_handovers(config, records.read(place.number))):
             print(f"partition {place.number}: {note}")
         for problem in found.problems(place):
             healthy = False
@@ -60,6 +64,28 @@ def _notes(place: Place) -> list[str]:
     if place.meta("#G"):
         notes.append(
             f"lost to retention: {place.meta('#G')}; predictions that may miss them say so"
+        )
+    return notes
+
+
+def _handovers(config: Config, record: Handovers) -> list[str]:
+    """Return whose predictions the output topic holds, where that was ever handed over."""
+    group, notes = config.kafka.group, []
+    if not record.seams and group in record.waiting:
+        notes.append("emits nothing: waits for keyfold-state handover")
+    if record.seams:
+        past = ", ".join(
+            f"{begin} on" if end is None else f"{begin}-{end - 1}"
+            for begin, end in record.ranges(group)
+        )
+        notes.append(
+            f"outputs: group {record.last!r} from offset {record.seams[-1].offset} on; this group "
+            f"has {f'those about offsets {past}' if past else 'none'}"
+        )
+    if record.proposal is not None:
+        notes.append(
+            f"a handover to group {record.proposal.taker!r} at offset {record.proposal.offset} is "
+            "proposed"
         )
     return notes
 

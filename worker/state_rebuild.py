@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
+from keyfold.worker.protocol import Beginning
 from keyfold.worker.snapshots import Header, entries
 from keyfold.worker.state_consent import FOUND_PROBLEMS, OWNER_STOPS, asked, chosen, done
 from keyfold.worker.state_reset import offset_at
@@ -101,7 +102,8 @@ def _emission(place: Place, emit_from: str | None) -> tuple[Emission, int, str]:
                 f"{where}: no state and no group offset say which predictions are out; expected "
                 "--emit-from OFFSET or --emit-from latest"
             )
-        floor = place.committed.offset
+        noted = Beginning.read(place.committed)  # of a group that never told more
+        floor = max(place.committed.offset, 0 if noted is None else noted.floor)
         return Emission(floor=floor, resets=place.resets), floor, "the group offset"
     if watermark > place.extent.end:
         raise Crash(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
+from keyfold.worker.handover_store import HandoverAdmin
 from keyfold.worker.kafka_log import Extent
 from keyfold.worker.state_consent import FOUND_PROBLEMS, OWNER_STOPS, asked, chosen, done
 from keyfold.worker.state_survey import Place, Survey, survey
@@ -22,7 +23,7 @@ def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     found = survey(config, admin)
     places = chosen(found, arguments)
     check_whole_topic(found, places, "reset")
-    again = config.worker.outputs == "at-least-once" or arguments.emit_again
+    again = not config.worker.exactly_once or arguments.emit_again
     # In another log than the one that was served, what is out says nothing of these events.
     others = {p.number for p in places if found.replaced or _is_beyond_the_log(p)}
     anew = {place.number for place in places if again} | others
@@ -43,9 +44,19 @@ def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
         floor = 0 if place.number in anew else place.out_upto or 0
         emission = Emission(floor, anew=place.number in anew, resets=place.resets)
         admin.install(config.kafka.input, place.number, meta, emission)
+        if place.number in others:
+            _forget_seams(config, admin, place.number)
     if len(places) == len(found.places):
         admin.forget_topic(config.kafka.input)
     return done()
+
+
+def _forget_seams(config: Config, admin: Admin, number: int) -> None:
+    """Let whoever has the outputs have them from the new log's beginning on."""
+    records = HandoverAdmin(admin.redis, config.kafka.input, config.kafka.output)
+    record = records.read(number)
+    if record.revision:
+        records.swap(number, record, record.of_another_log())
 
 
 def check_whole_topic(found: Survey, places: Sequence[Place], command: str) -> None:

@@ -15,8 +15,8 @@ from keyfold.worker.protocol import Topic
 from keyfold.worker.snapshots import Header, SnapshotError, entries, verify
 from keyfold.worker.state_consent import FOUND_PROBLEMS, OWNER_STOPS, asked, done
 from keyfold.worker.state_survey import Place, Survey, survey
-from keyfold.worker.store import LAYOUT
-from keyfold.worker.store_admin import META, Admin, Emission
+from keyfold.worker.store import LAYOUT, META
+from keyfold.worker.store_admin import Admin, Emission
 
 
 def restore(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
@@ -80,7 +80,7 @@ def _announced(found: Survey, headers: Mapping[Path, Header]) -> Iterator[str]:
         )
         yield f"{where}: {_replaced(place)}"
         yield from _warnings(found, place, header)
-    if found.config.worker.outputs == "exactly-once":
+    if found.config.worker.exactly_once:
         yield (
             "A worker folds again from there; what is out up to the group offset is not emitted "
             "again."

@@ -67,14 +67,14 @@ def take(
     config: Config, admin: Admin, folder: Path, numbers: Sequence[int], keep: int | None
 ) -> int:
     """Write a snapshot of each partition; 1 when one that should have a state has none or half."""
-    topic, brokers = config.kafka.input, config.kafka.brokers
-    with KafkaLog(brokers) as log:
+    topic, kafka = config.kafka.input, config.connection
+    with KafkaLog(kafka) as log:
         count = log.partitions(topic)
     for number in numbers:
         if not 0 <= number < count:
             raise Crash(f"--partition: expected 0 to {count - 1}, got {number}")
-    committed = group_offsets(brokers, topic, count, config.kafka.group)
-    now = Topic(count, topic_identity(brokers, topic))
+    committed = group_offsets(kafka, topic, count, config.kafka.group)
+    now = Topic(count, topic_identity(kafka, topic))
     healthy = True
     for number in numbers or range(count):
         with admin.copy(topic, number) as copy:

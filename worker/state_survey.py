@@ -11,25 +11,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
-from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import KafkaException, Message, TopicCollection
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError, KafkaError
+from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
+from keyfold.export.connection import Connection
+from keyfold.export.refusals import acl
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
+from keyfold.worker.farewell import end_at_once
 from keyfold.worker.kafka_log import Extent, KafkaLog
-from keyfold.worker.protocol import Fingerprint, GroupOffset, Topic, outputs_metadata
+from keyfold.worker.protocol import (
+    Fingerprint,
+    GroupOffset,
+    Topic,
+    outputs_metadata,
+    resets_of,
+)
 from keyfold.worker.stable_offset import stable_group_offset
-from keyfold.worker.store import LAYOUT
-from keyfold.worker.store_admin import META, Admin, Hash
+from keyfold.worker.store import LAYOUT, META
+from keyfold.worker.store_admin import Admin, Hash
+from keyfold.worker.topics import ask_topic_id
 
 TIMEOUT_S = 10.0  # of one question to the brokers, tries included
-# What a broker answers that does not know topic ids.
-NO_IDS = {ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE}
-_COUNTED = "keyfold:r"  # metadata of group offsets set by transactions: this and #R
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +60,9 @@ class Place:
     @property
     def resets(self) -> int:
         """Return how often the outputs began anew, as far as anybody knows."""
-        said = "" if self.committed is None else self.committed.metadata
-        counted = said[len(_COUNTED) :] if said.startswith(_COUNTED) else ""
-        return max(int(text) for text in (self.meta("#R"), counted, "0") if text.isdigit())
+        noted = self.meta("#R")
+        counted = None if self.committed is None else resets_of(self.committed.metadata)
+        return max(int(noted) if noted.isdigit() else 0, counted or 0)
 
     @property
     def out_upto(self) -> int | None:
@@ -104,44 +110,46 @@ class Survey:
 def survey(config: Config, admin: Admin) -> Survey:
     """Look at every partition. Raises Crash, TopicError, BundleError, RedisError."""
     bundle = contract.load(config.worker.bundle)
-    topic, brokers = config.kafka.input, config.kafka.brokers
-    with KafkaLog(brokers) as log:
+    topic, kafka = config.kafka.input, config.connection
+    with KafkaLog(kafka) as log:
         count = log.partitions(topic)
-        offsets = group_offsets(brokers, topic, count, config.kafka.group)
+        offsets = group_offsets(kafka, topic, count, config.kafka.group)
         places = []
         for number in range(count):
             extent, held = log.extent(topic, number), admin.look(topic, number)
             found = "" if held is None else _found(log, topic, number, extent, held)
             places.append(Place(number, extent, held, offsets[number], found))
-    now = Topic(count, topic_identity(brokers, topic))
+    now = Topic(count, topic_identity(kafka, topic))
     return Survey(config, bundle, now, admin.topic(topic), places)
 
 
-def topic_identity(brokers: str, topic: str) -> str:
+def topic_identity(kafka: Connection | str, topic: str) -> str:
     """Return Kafka's topic id, "" where the broker tells none. Raises Crash: no answer."""
-    admin = AdminClient({"bootstrap.servers": brokers, "log_level": 2})
+    admin = AdminClient({**Connection.of(kafka).librdkafka(), "log_level": 2})
     try:
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT_S)
-        return str(described[topic].result().topic_id or "")
-    except KafkaException as error:
-        if error.args[0].code() in NO_IDS:
-            return ""
-        raise Crash(f"Kafka at {brokers}: id of topic {topic!r}: {error.args[0].str()}") from error
+        return ask_topic_id(admin, topic, TIMEOUT_S)
+    except KafkaConnectionError as error:
+        raise Crash(f"Kafka at {kafka}: {error.args[0]}") from error
 
 
-def group_offsets(brokers: str, topic: str, count: int, group: str) -> list[GroupOffset | None]:
+def group_offsets(
+    kafka: Connection | str, topic: str, count: int, group: str
+) -> list[GroupOffset | None]:
     """Return a group's offset of each partition, None where it has none. Raises Crash."""
     try:
-        return asyncio.run(_group_offsets(brokers, topic, count, group))
+        return asyncio.run(_group_offsets(Connection.of(kafka), topic, count, group))
+    except GroupAuthorizationFailedError as error:
+        raise Crash(acl(Connection.of(kafka), "Describe", "group", group)) from error
     except (KafkaError, TimeoutError, OSError) as error:
         why = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else error
-        raise Crash(f"Kafka at {brokers}: offsets of group {group!r}: {why}") from error
+        raise Crash(f"Kafka at {kafka}: offsets of group {group!r}: {why}") from error
 
 
 async def _group_offsets(
-    brokers: str, topic: str, count: int, group: str
+    kafka: Connection, topic: str, count: int, group: str
 ) -> list[GroupOffset | None]:
-    client = AIOKafkaClient(bootstrap_servers=brokers.replace(" ", "").split(","))
+    client = AIOKafkaClient(**kafka.aiokafka())
+    end_at_once(client)
     async with asyncio.timeout(TIMEOUT_S):
         await client.bootstrap()
         try:

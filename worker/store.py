@@ -2,21 +2,13 @@
 
 Owns the Redis names and the scripts of the worker. One hash per source partition,
 `{group:topic:partition}` (the braces make it one slot of a Redis Cluster), holds the meta fields
-below and one field per key, so that a watermark and its states vanish together. It decides nothing:
-replies go to worker/partition.py. Called by worker/owner.py, the pipeline (load) and keyfold-state.
-
-    #W watermark   #B base offset   #E fence number   #O owner nonce   #M bundle id
-    #L fingerprint of the last applied record   #V layout version   #K number of key states
-    #S stream time in ms, "" before the first event
-    #F emit floor: outputs about offsets below it are not emitted
-    #G lost ranges "from-to,from-to" that retention took unseen, "" none
-    #C exactly-once outputs: group offset known to be set by a transaction, "" none
-    #R how often the outputs began anew
-    :<key> state (worker/state_codec.py)
+(META) and one field `:<key>` per key, so that a watermark and its states vanish together. It
+decides nothing: replies go to worker/partition.py. Called by worker/owner.py, the pipeline (load)
+and keyfold-state.
 
 All of the meta fields are always there: with the number of fields this tells a vanished key state.
-Beside it `{group:topic}` holds N, the partition count the states were folded under, and T, the
-topic's id ("" where the broker tells none).
+Beside it `{group:topic}` holds N, the partition count the states were folded under, T, the topic's
+id ("" where the broker tells none), and what relative times of the settings (-7d) first meant.
 """
 
 from __future__ import annotations
@@ -31,6 +23,7 @@ from redis.asyncio import Redis
 from keyfold.worker.errors import NotOwner
 from keyfold.worker.protocol import (
     Acquired,
+    Beginning,
     Fence,
     Fingerprint,
     Held,
@@ -38,12 +31,28 @@ from keyfold.worker.protocol import (
     SavePlan,
     Topic,
 )
-from keyfold.worker.redis_client import Script, connect, primaries
+from keyfold.worker.redis_client import Access, Script, connect, primaries
 from keyfold.worker.state_codec import TOUCHED_AT
 
 LAYOUT = "2"
-META = ("#W", "#B", "#E", "#O", "#M", "#L", "#V", "#K", "#S", "#F", "#G", "#C", "#R")
-STATE_PREFIX = b":"
+# Every meta field of the layout and what it says; keyfold-state shows these words.
+META = {
+    "#W": "watermark: the next offset to apply; the states are the fold below it",
+    "#B": "base offset: where the fold began",
+    "#E": "fence number: increased whenever somebody takes the partition",
+    "#O": "owner: the worker (or keyfold-state) that took it last",
+    "#M": "bundle whose states these are",
+    "#L": "last applied record: offset:timestamp:crc",  # "": none
+    "#V": "layout version",
+    "#K": "key states in the hash",
+    "#S": "stream time in ms: the largest event time seen",  # "": no event yet
+    "#F": "emit floor: nothing about offsets below it is emitted",
+    # "from-to,from-to"; "": none
+    "#G": "ranges of offsets lost to retention before they were folded",
+    "#C": "exactly-once outputs: group offset known to be set by a transaction",  # "": none
+    "#R": "times that the outputs began anew",
+}
+STATE_PREFIX = b":"  # of a key's field; its value: worker/state_codec.py
 # Lua's unpack fails at some 4,000 arguments; smaller pieces also keep the script interruptible.
 PIECE = 1000
 # A save blocks Redis while it runs: 100,000 states of 512 B take 150 ms.
@@ -79,14 +88,15 @@ local function take(nonce, exactly_once)
 end
 """
 
-# ARGV: nonce, bundle, layout, offset to begin at ("" = must exist), exactly-once (0 or 1).
+# ARGV: nonce, bundle, layout, offset to begin at ("" = must exist), exactly-once (0 or 1), emit
+# floor to begin with.
 # Checks all before it writes.
 _ACQUIRE = f"""{_TELL}{_BEGIN}{_TAKE}
 local held = redis.call('HMGET', KEYS[1], '#W', '#V', '#M', '#K', '#B')
 if not held[1] then
   if ARGV[4] == '' then return {{'missing', 'a watermark', 'none'}} end
   redis.call('UNLINK', KEYS[1])
-  begin(ARGV[4], '0', ARGV[2], ARGV[3], '0', '', '0')
+  begin(ARGV[4], '0', ARGV[2], ARGV[3], ARGV[6], '', '0')
 else
   if held[2] ~= ARGV[3] then return {{'layout', ARGV[3], held[2] or 'none'}} end
   local found = tostring(redis.call('HLEN', KEYS[1]) - {len(META)})
@@ -203,6 +213,11 @@ def partition_name(group: str, topic: str, partition: int) -> str:
     return f"{{{group}:{topic}:{partition}}}"
 
 
+def topic_name(group: str, topic: str) -> str:
+    """Return the name of the hash that tells which topic the states were folded from."""
+    return f"{{{group}:{topic}}}"
+
+
 class Store:
     """The state of one consumer group in one Redis. Safe to share between tasks."""
 
@@ -216,9 +231,11 @@ class Store:
         self._load = Script(redis, _LOAD)
 
     @classmethod
-    def connect(cls, url: str, timeout_s: float, group: str, exactly_once: bool = False) -> Store:
+    def connect(
+        cls, redis: Access | str, timeout_s: float, group: str, exactly_once: bool = False
+    ) -> Store:
         """Prepare a store; connections open on first use."""
-        return cls(connect(url, timeout_s), group, exactly_once)
+        return cls(connect(redis, timeout_s), group, exactly_once)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -228,17 +245,14 @@ class Store:
         """Return the name of a partition's hash."""
         return partition_name(self._group, topic, partition)
 
-    def topic_name(self, topic: str) -> str:
-        """Return the name of the hash that tells which topic the states were folded from."""
-        return f"{{{self._group}:{topic}}}"
-
     # -- the topic ---------------------------------------------------------------------------------
 
     async def check_topic(self, name: str, topic: Topic) -> Refused | None:
         """Keep the first partition count and id ever seen for this topic; refuse others."""
-        await whole(self.redis.hsetnx(self.topic_name(name), "#N", str(topic.partitions)))
+        noted = topic_name(self._group, name)
+        await whole(self.redis.hsetnx(noted, "#N", str(topic.partitions)))
         if topic.identity:
-            await whole(self.redis.hsetnx(self.topic_name(name), "#T", topic.identity))
+            await whole(self.redis.hsetnx(noted, "#T", topic.identity))
         first = await self.topic(name)
         if first is None or first.partitions != topic.partitions:
             got = "none" if first is None else str(first.partitions)
@@ -249,19 +263,28 @@ class Store:
 
     async def topic(self, name: str) -> Topic | None:
         """Return the topic that the states were folded from, None: there are none."""
-        found = await whole(cast(Any, self.redis.hmget(self.topic_name(name), ["#N", "#T"])))
-        count, identity = found
+        noted = topic_name(self._group, name)
+        count, identity = await whole(cast(Any, self.redis.hmget(noted, ["#N", "#T"])))
         return None if count is None else Topic(int(count), (identity or b"").decode())
+
+    async def note_moment(self, name: str, text: str, time_ms: int) -> int:
+        """Keep what a relative time of the settings first meant to this group; return it, in ms.
+
+        It stands beside N and T, and is forgotten with them.
+        """
+        noted, field = topic_name(self._group, name), f"#A {text}"
+        await whole(self.redis.hsetnx(noted, field, str(time_ms)))
+        found = await whole(cast(Any, self.redis.hget(noted, field)))
+        return time_ms if found is None else int(found)
 
     # -- ACQUIRE -----------------------------------------------------------------------------------
 
     async def acquire(
-        self, topic: str, partition: int, nonce: str, bundle: str, begin: int | None
+        self, topic: str, partition: int, nonce: str, bundle: str, begin: Beginning | None
     ) -> Acquired | Refused:
-        """Take the fence; where there is no state, begin at offset `begin` unless it is None."""
-        arguments = [
-            nonce, bundle, LAYOUT, "" if begin is None else str(begin), self._exactly_once,
-        ]  # fmt: skip
+        """Take the fence; where there is no state, begin there unless it is None."""
+        at, floor = ("", 0) if begin is None else (str(begin.offset), begin.floor)
+        arguments = [nonce, bundle, LAYOUT, at, self._exactly_once, floor]
         reply = await whole(self._acquire(keys=[self.name(topic, partition)], args=arguments))
         return _acquired(reply, nonce, bundle)
 
@@ -327,15 +350,6 @@ class Store:
         return _held(reply), int(reply[6])
 
     # -- for operators -----------------------------------------------------------------------------
-
-    async def meta(self, topic: str, partition: int) -> dict[str, str]:
-        """Return a partition's meta fields and the number of its key states (as "keys")."""
-        name = self.name(topic, partition)
-        values = await whole(cast(Any, self.redis.hmget(name, list(META))))
-        found = {f: v.decode() for f, v in zip(META, values, strict=True) if v is not None}
-        if found:
-            found["keys"] = str(await whole(self.redis.hlen(name)) - len(found))
-        return found
 
     async def policy_problems(self) -> list[str]:
         """Return what in Redis's own settings can lose states; empty when nothing can be seen."""

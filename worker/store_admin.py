@@ -16,26 +16,10 @@ from typing import Any
 
 from keyfold.worker.errors import Crash
 from keyfold.worker.protocol import Topic
-from keyfold.worker.redis_client import connect_sync
-from keyfold.worker.store import LAYOUT, STATE_PREFIX, partition_name
+from keyfold.worker.redis_client import Access, connect_sync
+from keyfold.worker.store import LAYOUT, META, STATE_PREFIX, partition_name, topic_name
 
 OWNER = "keyfold-state"  # who holds the fence until a worker acquires
-# Every meta field of the layout and what it says.
-META = {
-    "#W": "watermark: the next offset to apply; the states are the fold below it",
-    "#B": "base offset: where the fold began",
-    "#E": "fence number: increased whenever somebody takes the partition",
-    "#O": "owner: the worker (or keyfold-state) that took it last",
-    "#M": "bundle whose states these are",
-    "#L": "last applied record: offset:timestamp:crc",
-    "#V": "layout version",
-    "#K": "key states in the hash",
-    "#S": "stream time in ms: the largest event time seen",
-    "#F": "emit floor: nothing about offsets below it is emitted",
-    "#G": "ranges of offsets lost to retention before they were folded",
-    "#C": "exactly-once outputs: group offset known to be set by a transaction",
-    "#R": "times that the outputs began anew",
-}
 PIECE_FIELDS = 1000  # Lua's unpack and one command's length; see worker/store.py
 PIECE_BYTES = 4 << 20
 SCAN = 1000  # fields of one HSCAN, roughly
@@ -88,7 +72,7 @@ redis.call('RENAME', KEYS[2], KEYS[1])
 return {'ok', found}
 """
 
-# ARGV: owner, layout, bundle that it must hold, bundle that it shall hold.
+# ARGV: owner, layout, bundle that it must hold, bundle that it shall hold, least number of resets.
 _ADOPT = """
 local held = redis.call('HMGET', KEYS[1], '#V', '#M', '#R')
 if held[1] ~= ARGV[2] or held[2] ~= ARGV[3] then return 0 end
@@ -152,9 +136,9 @@ class Admin:
         self.redis, self.group = redis, group
 
     @classmethod
-    def connect(cls, url: str, timeout_s: float, group: str) -> Admin:
+    def connect(cls, redis: Access | str, timeout_s: float, group: str) -> Admin:
         """Prepare to talk to Redis; a connection opens on first use."""
-        return cls(connect_sync(url, timeout_s), group)
+        return cls(connect_sync(redis, timeout_s), group)
 
     def __enter__(self) -> Admin:
         return self
@@ -170,12 +154,12 @@ class Admin:
 
     def topic(self, topic: str) -> Topic | None:
         """Return what the group's states were folded under, None: nothing was noted."""
-        count, identity = self.redis.hmget(self._topic_name(topic), ["#N", "#T"])
+        count, identity = self.redis.hmget(topic_name(self.group, topic), ["#N", "#T"])
         return None if count is None else Topic(int(count), (identity or b"").decode())
 
     def set_topic(self, topic: str, now: Topic) -> None:
         """Take the topic as it is now for the one that the states were folded under."""
-        name = self._topic_name(topic)
+        name = topic_name(self.group, topic)
         self.redis.hset(name, "#N", str(now.partitions))
         if now.identity:
             self.redis.hset(name, "#T", now.identity)
@@ -184,10 +168,7 @@ class Admin:
 
     def forget_topic(self, topic: str) -> None:
         """Let the next ACQUIRE note what the topic is."""
-        self.redis.delete(self._topic_name(topic))
-
-    def _topic_name(self, topic: str) -> str:
-        return f"{{{self.group}:{topic}}}"
+        self.redis.delete(topic_name(self.group, topic))
 
     # -- looking -----------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 from keyfold.export.bundle import Bundle
 from keyfold.worker.errors import Crash
 from keyfold.worker.lost import Lost
-from keyfold.worker.redis_client import connect_sync
+from keyfold.worker.redis_client import Access, connect_sync
+from keyfold.worker.redis_refusals import explain
 
 LAYOUT = "2"
 META = frozenset(f"#{letter}" for letter in "WBEOMLVKSFGCR")
@@ -68,13 +69,19 @@ class Stored:
 class StoredGroup:
     """The states of one consumer group. Safe to use beside running workers."""
 
-    def __init__(self, url: str, group: str) -> None:
+    def __init__(self, redis: Access | str, group: str) -> None:
         self._group = group
+        self._access = Access.of(redis)
         try:
-            self._redis = connect_sync(url, TIMEOUT_S)
+            self._redis = connect_sync(self._access, TIMEOUT_S)
             self._redis.ping()
-        except (RedisError, ValueError) as error:
-            raise Crash(f"Redis: {error}") from error
+        except RedisError as error:
+            raise Crash(explain(error, self._access)) from error
+
+    @property
+    def redis(self) -> Any:
+        """The client, for what lies beside the group's states."""
+        return self._redis
 
     def close(self) -> None:
         """Close the connection."""
@@ -87,7 +94,7 @@ class StoredGroup:
             names = (self._name(topic, partition) for partition in range(partitions))
             return any(self._redis.exists(name) for name in names)
         except RedisError as error:
-            raise Crash(f"Redis: {error}") from error
+            raise Crash(explain(error, self._access)) from error
 
     def read(self, topic: str, partition: int) -> Stored | None:
         """Return a partition's states and watermark of one instant; None: there is no such hash.
@@ -98,7 +105,7 @@ class StoredGroup:
         try:
             fields = self._fields(name)
         except RedisError as error:
-            raise Crash(f"Redis: {name}: {error}") from error
+            raise Crash(f"{name}: {explain(error, self._access)}") from error
         if not fields:
             return None
         meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}

@@ -12,17 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError, ResponseError
 
 from keyfold.worker.emit import Emitter
 from keyfold.worker.errors import RedisRefuses
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.protocol import GroupOffset, Topic
+from keyfold.worker.redis_refusals import why_denied
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
@@ -47,6 +43,9 @@ class Log(Protocol):
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the first offset still in the log and the next one to be written."""
 
+    async def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
+        """Return the offset of the first record as young as this, None when none is."""
+
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions, 0 when it does not exist."""
 
@@ -66,12 +65,13 @@ class Settings:
 
     output: str  # topic of predictions, must have the input's number of partitions
     dead_letter: str  # topic of rejects, must exist
-    start: str  # "", "earliest" or "latest"
+    start: str  # worker.start: "", "earliest", "latest" or a time
     save_every_s: float  # 0: each turn
     nonce: str  # this worker's
     bundle: str  # bundle id
     reset_after_ms: int | None = None  # the bundle's: a key silent for longer starts cold again
     frozen_after_s: float = 10.0  # no question of ACQUIRE takes longer, but for a frozen program
+    emit_from: str = ""  # worker.emit_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,10 @@ def raise_if_refused(error: Exception) -> None:
     )
     # redis.url names a cluster, or Sentinels, where there are none.
     hopeless = hopeless or "cluster support disabled" in text or "command 'SENTINEL'" in text
-    if hopeless or isinstance(error, AuthenticationError | NoPermissionError):
+    denied = why_denied(error)
+    if denied is not None:
+        raise RedisRefuses(denied) from error
+    if hopeless:
         raise RedisRefuses(f"redis.url: Redis refuses: {error}") from error
 
 

@@ -8,6 +8,7 @@ nothing. Called as a console command.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from confluent_kafka import Message
 from rich.console import Console
 from rich.live import Live
 
+from keyfold.export import settings
+from keyfold.export.connection import Connection, Security
 from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     watched = _watched(arguments)
-    with KafkaLog(watched.brokers) as log:
+    with KafkaLog(watched.kafka) as log:
         count = log.partitions(watched.topic)
         if arguments.from_start:
             log.follow(watched.topic, [None] * count)
@@ -108,9 +111,11 @@ def _watched(arguments: argparse.Namespace) -> Watched:
     """Put the settings file and the flags together; flags win."""
     given = arguments
     if given.config is not None:
-        kafka = read_config(given.config).kafka
+        flags = [f"kafka.brokers={given.brokers}"] if given.brokers else []
+        config = read_config(given.config, flags)
+        kafka = config.kafka
         return Watched(
-            brokers=given.brokers or kafka.brokers,
+            kafka=config.connection,
             topic=given.topic or kafka.output,
             input=given.input or kafka.input,
             group=given.group or kafka.group,
@@ -119,7 +124,9 @@ def _watched(arguments: argparse.Namespace) -> Watched:
     if given.brokers is None or given.topic is None:
         raise Crash("expected worker.toml, or --brokers and --topic")
     rejects = given.dead_letter or (f"{given.input}.rejects" if given.input else None)
-    return Watched(given.brokers, given.topic, given.input, given.group, rejects)
+    security = settings.read_section(Security, "security", os.environ)
+    connection = Connection(given.brokers, security)
+    return Watched(connection, given.topic, given.input, given.group, rejects)
 
 
 def _parser() -> argparse.ArgumentParser:

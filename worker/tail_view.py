@@ -31,8 +31,8 @@ class Shown:
 
     key: str  # UTF-8, or base64 of other bytes
     time: str  # event time, ISO 8601 UTC
-    output: str  # "value 0.8231", or "odd 97 %"
-    signal: float  # what the sparkline draws: the first value, or the top probability
+    output: str  # "value 0.8231", "odd 97 %", or "score 0.83 (temp)  temp+1 20.1"
+    signal: float  # what the sparkline draws: first value, top probability or anomaly score
     bounded: bool  # the signal is a probability, 0..1
     steps: int  # of the key, this one included
     cold: bool  # the key had no history
@@ -52,6 +52,8 @@ def read_prediction(value: bytes | None) -> Shown | None:
         if "probabilities" in output:
             signal, bounded = max(output["probabilities"]), True
             text = f"{output['label']} {signal:.0%}"
+        elif isinstance(output.get("forecast"), dict):
+            (text, signal), bounded = _forecast(output), False
         else:
             numbers = list(output.values())
             signal, bounded = numbers[0], False
@@ -67,6 +69,22 @@ def read_prediction(value: bytes | None) -> Shown | None:
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
+
+
+def _forecast(output: Any) -> tuple[str, float]:
+    """Return the text of a forecast, anomaly first, and what the sparkline draws of it."""
+    shown: list[tuple[str, float]] = []
+    anomaly = output.get("anomaly")
+    if anomaly is not None:
+        word, score = "ANOMALY" if anomaly["flag"] else "score", anomaly["score"]
+        text = "no score" if score is None else f"{word} {score:.3g} ({anomaly['field']})"
+        shown.append((text, score or 0.0))
+    for name, ahead in output["forecast"].items():
+        horizon, value = next(iter(ahead.items()))
+        if isinstance(value, dict):  # quantiles: the one in the middle
+            value = list(value.values())[len(value) // 2]
+        shown.append((f"{name}+{horizon} {value:.5g}", value))
+    return "  ".join(text for text, _ in shown), shown[0][1]
 
 
 @dataclass(frozen=True, slots=True)

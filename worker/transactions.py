@@ -37,9 +37,12 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from keyfold.export.connection import Connection
+from keyfold.export.refusals import acl
 from keyfold.worker.config import Kafka
 from keyfold.worker.emit import MAX_REQUEST_BYTES, Destination, Emitter, Outputs
 from keyfold.worker.errors import NotOwner, SetUpError
+from keyfold.worker.farewell import end_at_once
 from keyfold.worker.protocol import GroupOffset
 from keyfold.worker.stable_offset import stable_group_offset
 
@@ -70,9 +73,13 @@ class TransactionFailed(KafkaError):  # type: ignore[misc]  # aiokafka is untype
 class Transactions(Emitter):
     """Sends outputs and the group offset together: exactly once."""
 
-    def __init__(self, kafka: Kafka, destination: Destination) -> None:
+    def __init__(
+        self, kafka: Kafka, destination: Destination, connection: Connection | None = None
+    ) -> None:
+        """Prepare; without `connection` the brokers of `kafka` are plaintext ones."""
         super().__init__(_no_producer, destination)
         self._kafka = kafka
+        self._connection = connection or Connection(kafka.brokers)
         # Our own clock must run out before the broker aborts the transaction and fences us for it.
         self._timeout_s = min(kafka.request_timeout_s, kafka.transaction_timeout_s)
         self._producers: dict[int, Any] = {}  # by input partition: open, no transaction failed
@@ -141,8 +148,8 @@ class Transactions(Emitter):
 
     def _new_producer(self, partition: int) -> Any:
         kafka = self._kafka
-        return aiokafka.AIOKafkaProducer(
-            bootstrap_servers=[broker.strip() for broker in kafka.brokers.split(",")],
+        producer = aiokafka.AIOKafkaProducer(
+            **self._connection.aiokafka(),
             transactional_id=f"{kafka.group}:{kafka.input}:{partition}",
             transaction_timeout_ms=int(kafka.transaction_timeout_s * 1000),
             request_timeout_ms=int(kafka.request_timeout_s * 1000),
@@ -151,6 +158,8 @@ class Transactions(Emitter):
             max_batch_size=MAX_REQUEST_BYTES,
             max_request_size=2 * MAX_REQUEST_BYTES,
         )
+        end_at_once(producer.client)
+        return producer
 
     def _opened(self, partition: int) -> Any:
         producer = self._producers.get(partition)
@@ -201,12 +210,19 @@ class Transactions(Emitter):
                 ) from error
             for cause in causes:
                 if isinstance(cause, FORBIDDEN):
-                    raise SetUpError(
-                        f"{where}: Kafka forbids the transaction: {cause!r}"
-                    ) from error
+                    raise SetUpError(self._forbidden(cause, partition)) from error
             late = isinstance(error, TimeoutError)
             why = f"no answer within {self._timeout_s:g} s" if late else repr(causes[-1])
             raise TransactionFailed(f"{where}: transaction: {what}: {why}") from error
+
+    def _forbidden(self, cause: BaseException, partition: int) -> str:
+        kafka, connection = self._kafka, self._connection
+        if isinstance(cause, TransactionalIdAuthorizationFailed):
+            name = f"{kafka.group}:{kafka.input}:{partition}"
+            return acl(connection, "Write", "transactional-id", name)
+        if isinstance(cause, GroupAuthorizationFailedError):
+            return acl(connection, "Read", "group", kafka.group)
+        return acl(connection, "Write", "topic", kafka.output)
 
     def _set_up_error(self, error: KafkaError) -> SetUpError:
         if isinstance(error, InvalidTransactionTimeout):
@@ -216,7 +232,7 @@ class Transactions(Emitter):
             )
         return SetUpError(
             "worker.outputs: expected brokers with transactions for 'exactly-once', got "
-            f"{error!r} from {self._kafka.brokers}; set 'at-least-once' or use another broker"
+            f"{error!r} from {self._connection}; set 'at-least-once' or use another broker"
         )
 
 

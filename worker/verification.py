@@ -17,6 +17,7 @@ from typing import cast
 from confluent_kafka import Message
 
 from keyfold.export import bundle as contract
+from keyfold.export.connection import Connection
 from keyfold.worker.archive import Archive, Entry
 from keyfold.worker.compare import OutputCheck, Place, Strays
 from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
@@ -24,7 +25,9 @@ from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.kafka_log import Extent, KafkaLog
 from keyfold.worker.lost import Lost, covered
+from keyfold.worker.redis_url import Access
 from keyfold.worker.refold import OfflineStep, Origin, Refold
+from keyfold.worker.seams import Seams, read_seams
 from keyfold.worker.stored import Stored, StoredGroup, check_bundle
 from keyfold.worker.stored_states import check_states
 
@@ -39,18 +42,19 @@ class Target:
     """What is to be verified."""
 
     bundle: Path  # folder
-    brokers: str  # "host:port,host:port"
+    kafka: Connection | str  # how it is reached
     input: str  # topic of events
     output: str  # topic of predictions
     dead_letter: str  # topic of rejects; it need not exist as long as there are none
     group: str  # whose states
-    redis: str | None = None  # URL; None: compare topics only, up to the end of the input
+    redis: Access | str | None = None  # None: compare topics only, up to the end of the input
     from_offset: int | None = None  # without Redis: where the fold began; None: the oldest event
     exactly_once: bool = False  # duplicates are violations
     # Every event from this offset on must have been predicted rightly, even below #F (a rebuild).
     require_from: int | None = None
     archive: Path | None = None  # records kept before they left the log (worker/archive.py)
     examples: int = 3  # kept of each violation
+    passthrough: tuple[str, ...] = ()  # members of the event that predictions repeat
 
 
 def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findings:
@@ -61,7 +65,7 @@ def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findi
     """
     step = OfflineStep(contract.load(target.bundle))
     group = StoredGroup(target.redis, target.group) if target.redis is not None else None
-    with KafkaLog(target.brokers) as log:
+    with KafkaLog(target.kafka) as log:
         return _Verification(target, step, log, group, tick).run()
 
 
@@ -156,9 +160,17 @@ class _Verification:
         most = None if stored is None else stored.stream_ms
         start = base if complete else first
         place = Place(
-            target.input, target.output, partition, base, watermark, floor, committed, start, resets
-        )
+            target.input, target.output, partition, base, watermark, floor, committed, start,
+            resets, self._seams(partition, rejected),
+        )  # fmt: skip
         return _Begin(place, first, Origin(lost, complete, most, rejected))
+
+    def _seams(self, partition: int, rejected: Container[int]) -> Seams:
+        target = self._target
+        if self._group is None:
+            return Seams(target.group)
+        topics = (target.input, target.output)
+        return read_seams(self._group.redis, target.group, topics, partition, rejected)
 
     def _first(self, partition: int, base: int, start: int, lost: Lost) -> tuple[int, bool]:
         """Return the first record there is, and whether none before it was ever folded."""
@@ -185,7 +197,7 @@ class _Verification:
     def _refold(self, begin: _Begin, stored: Stored | None, source: Extent, more: int) -> Refold:
         """Fold a partition's events and, at the watermark, compare the states."""
         place, findings = begin.place, self._findings
-        refold = Refold(self._step, begin.origin)
+        refold = Refold(self._step, begin.origin, self._target.passthrough)
         unchecked = stored
         total = max(source.end - place.base + more, 1)
         for record in self._records(begin, source):

@@ -27,7 +27,16 @@ VIOLATED = 1
 
 def main(argv: list[str] | None = None) -> int:
     """Run keyfold-verify; return 0: clean, 1: violations, 2: could not verify."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["score"]:
+        from keyfold.worker import score
+
+        return score.main(given[1:])
+    if given[:1] == ["labels"]:
+        from keyfold.worker import labels
+
+        return labels.main(given[1:])
+    arguments = _parser().parse_args(given)
     return command.run("keyfold-verify", lambda: _run(arguments))
 
 
@@ -74,20 +83,21 @@ def _target(arguments: argparse.Namespace) -> Target:
         raise Crash("--from-offset: Redis knows where the fold began; use it with --no-state")
     exactly_once = arguments.exactly_once
     if exactly_once is None:
-        exactly_once = config.worker.outputs == "exactly-once"
+        exactly_once = config.worker.exactly_once
     return Target(
         bundle=config.worker.bundle,
-        brokers=config.kafka.brokers,
+        kafka=config.connection,
         input=config.kafka.input,
         output=config.kafka.output,
         dead_letter=config.kafka.dead_letter,
         group=config.kafka.group,
-        redis=config.redis.url if arguments.state else None,
+        redis=config.redis.access if arguments.state else None,
         from_offset=arguments.from_offset,
         exactly_once=exactly_once,
         require_from=arguments.require_from,
         archive=arguments.archive,
         examples=arguments.examples,
+        passthrough=config.worker.passthrough,
     )
 
 
@@ -97,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Refold every key of the input topic offline, one event at a time in plain "
         "ONNX Runtime, and compare the predictions, dead letters and stored states with it. "
         "It only reads, and may run beside the worker.",
-        epilog="Exit status: 0 clean, 1 violations found, 2 could not verify.",
+        epilog="Exit status: 0 clean, 1 violations found, 2 could not verify. Other "
+        "commands: keyfold-verify score (predictions of a log file, without Kafka) and "
+        "keyfold-verify labels (their error, once labels have come).",
     )
     add = parser.add_argument
     add("config", nargs="?", type=Path, metavar="worker.toml", help="the worker's settings")

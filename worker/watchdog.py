@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
+from keyfold.export.connection import Connection
 from keyfold.worker.log_probe import CONFIRM_TIMEOUT_S, LogProbe
 from keyfold.worker.protocol import Phase
 from keyfold.worker.stuck import Judge, Reading, Stuck
@@ -71,7 +72,7 @@ def reading(owner: Owner) -> Reading:
 class Watched:
     """What a watchdog watches."""
 
-    brokers: str  # "host:port,host:port"
+    kafka: Connection  # how it is reached
     topic: str  # of events
     group: str  # whose coordinator must answer as well before Kafka counts as there
     limit_s: float  # no progress in spite of lag for so long; infinite: never ends the worker
@@ -89,7 +90,7 @@ class Watchdog:
         """Prepare it; `read` is called in the event loop, `leave` ends the program at once."""
         self._watched, self._read, self._leave = watched, read, leave
         self._judge = Judge(watched.limit_s, time.monotonic())
-        self._kafka = LogProbe(watched.brokers, watched.topic, watched.group)
+        self._kafka = LogProbe(watched.kafka, watched.topic, watched.group)
         self._tick_s = min(TICK_S, watched.limit_s / 8)
         self._stop = threading.Event()
         self._shown: Sequence[Reading] | None = None  # by the event loop, since the last look

@@ -17,9 +17,21 @@ from typing import Protocol
 
 import pytest
 
-from local.services import KafkaService, Valkey, apache_or_embedded, wanted_version
+from local.services import (
+    EMBEDDED,
+    KafkaService,
+    SecuredKafka,
+    SecuredValkey,
+    Valkey,
+    apache_or_embedded,
+    missing_for_certificates,
+    missing_for_kafka,
+    wanted_version,
+)
 
-SERVICE_FIXTURES = frozenset({"kafka", "real_kafka", "make_topic", "valkey", "own_valkey"})
+SERVICE_FIXTURES = frozenset(
+    {"kafka", "real_kafka", "make_topic", "valkey", "own_valkey", "secured_kafka", "secured_valkey"}
+)
 
 _notes = pytest.StashKey[list[str]]()
 
@@ -90,6 +102,27 @@ def valkey() -> Iterator[Valkey]:
 def own_valkey() -> Iterator[Valkey]:
     """Run a Valkey for this test alone, to be emptied, killed or paused."""
     with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def secured_kafka() -> Iterator[SecuredKafka]:
+    """Run a real Kafka with TLS, SASL and ACLs for the session."""
+    missing = [*missing_for_kafka(wanted_version()), missing_for_certificates()]
+    if wanted_version() == EMBEDDED or any(missing):
+        if in_ci():
+            pytest.fail(f"a secured Kafka is missing {', '.join(filter(None, missing))}")
+        pytest.skip("needs a real Apache Kafka (Java 17, and Maven once) and openssl")
+    with SecuredKafka() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def secured_valkey() -> Iterator[SecuredValkey]:
+    """Run a Valkey with TLS and ACL users for the session."""
+    if missing_for_certificates() and not in_ci():
+        pytest.skip("needs openssl")
+    with SecuredValkey() as server:
         yield server
 
 

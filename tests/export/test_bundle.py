@@ -20,6 +20,8 @@ from tiny_bundle import make_tiny_bundle
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle, Manifest, StateSpec
 from keyfold.export.errors import BundleError
+from keyfold.export.events import Anomaly, EventSpec, Forecast, OutputSpec
+from keyfold.export.features import FeatureSpec, Field
 
 Data = dict[str, Any]
 
@@ -149,11 +151,72 @@ def test_manifest_that_promises_something_else_is_refused(tiny: Bundle, case: st
 
 
 def test_manifest_of_a_later_minor_version_is_readable(tmp_path: Path) -> None:
-    # What a writer of 1.1 would leave: its id is the hash over its own semantic part.
+    # What a later writer would leave: its id is the hash over its own semantic part.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "VERSION", "1.1")
+        patch.setattr(contract, "FIRST_VERSION", "1.9")
         newer = make_tiny_bundle(tmp_path)
+    assert json.loads((newer.path / contract.MANIFEST).read_text())["version"] == "1.9"
     assert contract.load(newer.path).id == newer.id
+
+
+DEMO = Path(__file__).parents[2] / "deploy" / "local" / "demo" / "bundle"
+
+
+def test_bundle_of_version_1_0_keeps_its_id_and_its_bytes() -> None:
+    text = (DEMO / contract.MANIFEST).read_text()
+    loaded = contract.load(DEMO)
+    assert json.loads(text)["version"] == "1.0"
+    assert loaded.id == loaded.manifest.id == json.loads(text)["id"] == "328e96a36b5d910e"
+    assert json.dumps(loaded.manifest.to_json(), indent=2, ensure_ascii=False) + "\n" == text
+    assert loaded.manifest.kept == loaded.manifest.states
+
+
+SCORED = OutputSpec.of_forecast(Forecast(("a",), (1, 2)), Anomaly((0.5,), 3.0, 0.001))
+NEWER = {
+    "features": FeatureSpec((Field("a", missing="last"), Field("b")), since_last=True),
+    "outputs": SCORED,
+    "events": EventSpec(time_field="t", time_unit="iso", time_zone="Europe/Berlin"),
+}
+
+
+@pytest.mark.parametrize("member", NEWER)
+def test_manifest_says_1_1_only_where_it_needs_it(tiny: Bundle, member: str) -> None:
+    assert tiny.manifest.version == "1.0"
+    newer = replace(tiny.manifest, **{member: NEWER[member]})  # type: ignore[arg-type]
+    assert newer.version == "1.1"
+    assert newer.id != tiny.manifest.id
+    assert Manifest.from_json(json.loads(json.dumps(newer.to_json()))) == newer
+
+
+def test_what_is_kept_of_a_key_is_the_graph_s_tensors_and_those_around_it(tiny: Bundle) -> None:
+    newer = replace(tiny.manifest, features=NEWER["features"], outputs=SCORED)  # type: ignore[arg-type]
+    assert [state.input for state in newer.kept] == [
+        "h",
+        "c",
+        "front.last",
+        "front.time_ms",
+        "back.forecast",
+    ]
+    assert newer.state_bytes == tiny.manifest.state_bytes + 4 + 8 + 4
+    kept = contract.kept_states(newer, 3)
+    assert list(kept) == [state.input for state in newer.kept]
+    assert np.isnan(kept["front.last"]).all()
+    assert kept["front.time_ms"].tolist() == [np.iinfo(np.int64).min] * 3
+    assert list(contract.initial_states(newer, 3)) == ["h", "c"]
+
+
+@pytest.mark.parametrize("name", ["front.x", "back.forecast"])
+def test_graph_s_states_leave_keyfold_s_own_names_free(tiny: Bundle, name: str) -> None:
+    path = spoil(tiny, _set("states", 0, "input", value=name))
+    with pytest.raises(BundleError, match=f"state {name!r}: expected a name that does not begin"):
+        contract.load(path)
+
+
+def test_forecast_of_a_category_is_refused(tiny: Bundle) -> None:
+    features = FeatureSpec((Field("a", "category", ("x", "y")),))
+    wrong = replace(tiny.manifest, features=features, outputs=SCORED)
+    with pytest.raises(BundleError, match="expected numbers or booleans, got category 'a'"):
+        Manifest.from_json(json.loads(json.dumps(wrong.to_json())))
 
 
 def test_manifest_survives_its_json_form(tiny: Bundle) -> None:

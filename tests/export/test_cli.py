@@ -72,7 +72,7 @@ def test_a_run_becomes_a_bundle_that_loads_and_the_next_step_is_printed(
     assert bundle.manifest.provenance["parity"]["carried_steps"] >= 1000
     assert bundle.manifest.provenance["run"] == "small"
     printed = capsys.readouterr().out
-    assert f"next: keyfold-export inspect {path}" in printed
+    assert f"next: keyfold-worker init {path}" in printed
     assert main([str(run), "--out", str(out)]) == 0
     assert [p.name for p in out.iterdir()] == [bundle.id]  # the same run is the same bundle
 

@@ -27,7 +27,7 @@ from keyfold.export.events import (
 )
 from keyfold.export.features import FeatureSpec
 
-FEATURES = FeatureSpec(("a", "b"))
+FEATURES = FeatureSpec.numbers("a", "b")
 TIMED = Decoder(EventSpec(time_field="t"), FEATURES)
 GOOD = b'{"a":1,"b":2.5,"t":7}'
 
@@ -60,7 +60,7 @@ def test_a_field_may_be_feature_and_time_at_once() -> None:
 
 
 def test_field_names_need_not_be_identifiers() -> None:
-    decoder = Decoder(EventSpec(), FeatureSpec(("c0", "größe", "a b", "")))
+    decoder = Decoder(EventSpec(), FeatureSpec.numbers("c0", "größe", "a b", ""))
     decoded = decoder.decode(['{"c0":1,"größe":2,"a b":3,"":4}'.encode()], [0])
     assert decoded.x.tolist() == [[1, 2, 3, 4]]
 
@@ -252,8 +252,8 @@ def test_specs_survive_their_manifest_forms() -> None:
 def test_specs_that_contradict_themselves_are_refused_by_name() -> None:
     with pytest.raises(SpecError, match=r"events\.codec: expected 'json', got 'avro'"):
         EventSpec.from_json({**EventSpec().to_json(), "codec": "avro"})
-    with pytest.raises(SpecError, match=r"events\.time_unit: expected 'ms' or 's', got 'h'"):
-        EventSpec(time_unit="h")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"events\.time_unit: expected 'ms', .*got 'h'"):
+        EventSpec(time_unit="h")
     with pytest.raises(SpecError, match=r"events\.tombstone: expected 'reject' or 'reset'"):
         EventSpec(tombstone="drop")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"outputs\.kind: expected 'regression'"):

@@ -31,6 +31,8 @@ class Server:
     folder: Path | None = None  # optional
     names: tuple[str, ...] = ()  # list
     sizes: tuple[int, ...] = ()  # list of numbers
+    token: str = field(default="", repr=False, metadata={"secret": True})  # never a flag
+    ca_file: Path | None = None  # a setting whose own name ends so
 
     def __post_init__(self) -> None:
         if self.port < 0:
@@ -83,8 +85,42 @@ def test_secret_is_read_from_the_file_that_the_environment_names(tmp_path: Path)
     assert got.server.url == SECRET
 
 
+def test_any_setting_may_be_taken_from_a_file_wherever_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    path = tmp_path / "secret"
+    file = write(tmp_path, f'[server]\nurl = "u"\ntoken_file = "{path}"\n')
+    assert settings.read(Everything, file, {}).server.token == SECRET
+    got = settings.read(Everything, None, {}, ["server.url=u", f"server.token_file={path}"])
+    assert got.server.token == SECRET
+    got = settings.read(Everything, file, {"KEYFOLD_SERVER__TOKEN": "environment wins"})
+    assert got.server.token == "environment wins"
+
+
+def test_a_setting_whose_own_name_ends_in_file_is_a_path(tmp_path: Path) -> None:
+    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_SERVER__CA_FILE": str(tmp_path / "ca")}
+    assert settings.read(Everything, None, environment).server.ca_file == tmp_path / "ca"
+
+
+def test_a_secret_as_a_flag_is_refused_because_ps_shows_it() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.read(Everything, None, {}, ["server.url=u", f"server.token={SECRET}"])
+    assert str(caught.value) == (
+        "--set server.token: everybody on this machine can see a flag (ps); give "
+        "server.token_file, or an environment variable"
+    )
+
+
+def test_a_secret_given_twice_in_one_place_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, f'[server]\nurl = "u"\ntoken = "{SECRET}"\ntoken_file = "/x"\n')
+    with pytest.raises(SettingsError, match=r"server\.token_file: expected server\.token or this"):
+        settings.read(Everything, file, {})
+
+
 def test_variables_of_others_are_not_read() -> None:
-    environment = {"KEYFOLD_SERVER__URL": "u", "KEYFOLD_BUNDLE": "x", "OTHER_SERVER__PORT": "x"}
+    environment = {
+        "KEYFOLD_SERVER__URL": "u", "KEYFOLD_BUNDLE": "x", "OTHER_SERVER__PORT": "x",
+        "KEYFOLD_TRAIN_SERVER__PORT": "x",
+    }  # fmt: skip
     assert settings.read(Everything, None, environment).server == Server("u")
 
 

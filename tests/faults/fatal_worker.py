@@ -23,7 +23,7 @@ FILE = "KEYFOLD_FATAL_FILE"
 # of them to the present one.
 POINTS = {
     "acquire": "keyfold.worker.store:Store.acquire",
-    "decode": "keyfold.export.events:Decoder.decode",
+    "decode": "keyfold.export.decode:_Numbers.decode",
     "load": "keyfold.worker.store:Store.load",
     "step": "keyfold.worker.fold:Fold.apply",
     "hand-over": "keyfold.worker.pipeline:Pipeline._hand_over",

@@ -18,4 +18,6 @@ any number of schedules; tests/simulator/test_*.py run 10,000 and the negative c
     moves.py    who moves next
     schedules.py  many schedules, coverage, and how a violation is told
     controls.py   worlds that each lack one safeguard
+    pair.py       two groups, and an operator who hands the outputs over
+    pair_controls.py  the same without one safeguard of the handover
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keyfold.worker.phases import (
+    AskBegin,
     AskGroupOffset,
     AskLog,
     AskTopic,
@@ -21,7 +22,7 @@ from keyfold.worker.phases import (
     SkipLost,
     TakeFence,
 )
-from keyfold.worker.protocol import Acquired, GroupOffset, Refused, Topic
+from keyfold.worker.protocol import Acquired, Beginning, GroupOffset, Refused, Topic
 from simulator.tasks import Unanswered
 
 if TYPE_CHECKING:
@@ -29,9 +30,21 @@ if TYPE_CHECKING:
 
 
 def _log(owner: Owner, _: AskLog) -> LogBounds:
+    log = owner.world.log
+    return LogBounds(log.start, log.end)
+
+
+def _begin(owner: Owner, _: AskBegin) -> Beginning | None:
     world, log = owner.world, owner.world.log
+    if not world.start:
+        return None
     begin = {"earliest": log.start, "latest": log.end}.get(world.start)
-    return LogBounds(log.start, log.end, begin)
+    if begin is None:
+        begin = log.at(int(world.start))
+    floor = 0 if world.emit_ahead is None else log.at(world.now_ms + world.emit_ahead)
+    if floor > begin:
+        world.count["begun behind an emit floor"] += 1
+    return Beginning(begin, floor if floor > begin else 0)
 
 
 def _topic(owner: Owner, _: AskTopic) -> Topic | None:
@@ -87,6 +100,7 @@ def _bound(answer: Callable[[Owner, Any], Any]) -> Callable[[Owner, Any], Callab
 
 ANSWERS: dict[type, Callable[[Owner, Any], Callable[[], Any]]] = {
     AskLog: _bound(_log),
+    AskBegin: _bound(_begin),
     AskTopic: _bound(_topic),
     CheckTopic: _bound(_check_topic),
     OpenOutputs: _bound(_open),

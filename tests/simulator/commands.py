@@ -190,7 +190,7 @@ def _take_over(world: World, new: Hash, old: Hash | None, floor: int, anew: bool
     ]
     new.number = max(new.number, old.number if old else 0) + 1
     new.nonce, new.floor = "operator", floor
-    world.beginning = (world.log, -1)  # whatever began before was given up
+    world.beginning = (world.log, None)  # whatever began before was given up
     new.resets, new.committed = resets, max(committed) if committed else None
     if anew:
         new.resets, new.committed = resets + 1, None

@@ -15,6 +15,7 @@ from keyfold.worker.partition import Partition, R
 from keyfold.worker.phases import AskGroupOffset, Emit, Questions, Save
 from keyfold.worker.protocol import (
     Acquired,
+    Beginning,
     Fence,
     GroupOffset,
     Held,
@@ -136,12 +137,20 @@ class NoFloor(Partition):
         return super().acquired(replace(reply, floor=0), *rest)
 
 
+class ForgetsFloor(Partition):
+    """A group whose Redis lost everything before its first save begins without its emit floor."""
+
+    def begins_again_at(self, group_offset: GroupOffset) -> Beginning | None:
+        begin = super().begins_again_at(group_offset)
+        return None if begin is None else Beginning(begin.offset)
+
+
 class NoGroupOffset(Partition):
     """Exactly-once outputs: a replay does not look at what transactions put out."""
 
     def acquired(self, reply: Acquired, *rest: Any) -> int | None:
         offset = super().acquired(reply, *rest)
-        self.emit_from = max(reply.watermark, reply.floor)
+        self.emit_from = self.emit_floor = max(reply.watermark, reply.floor)
         return offset
 
 
@@ -315,6 +324,7 @@ CONTROLS = {
     "records below the next offset dropped": Control(Parts(partition=SkipsRepeated), ""),
     "REWIND": Control(Parts(partition=ForgetsRewind), "liveness"),
     "emit before save": Control(Parts(turn=save_before_emit), "not out"),
+    "emit floor noted in Kafka": Control(Parts(partition=ForgetsFloor), "begun at"),
     "C read after OpenOutputs": Control(
         Parts(acquire=group_offset_before_outputs, tune=two_producers), "twice"
     ),

@@ -49,6 +49,11 @@ class Log:
         other.start, other.end = min(self.start, keep), keep
         return other
 
+    def at(self, time_ms: int) -> int:
+        """Return the offset of the first record as young as this, the log's end when none is."""
+        young = (r.offset for r in self.records if r.timestamp >= time_ms)
+        return next((offset for offset in young if offset >= self.start), self.end)
+
     def fetch(self, position: int, most: int) -> tuple[list[Record], int]:
         """Return records from a position on and the next position. Raises OutOfRange."""
         if not self.start <= position <= self.end:

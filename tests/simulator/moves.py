@@ -25,25 +25,29 @@ OTHERS = 0.12  # of all moves: Kafka's and the group's
 
 def run(world: World) -> World:
     """Run a schedule, then let one worker catch up. Raises Violation."""
+    for _ in range(world.length):
+        move(world)
+    finish(world)
+    return world
+
+
+def move(world: World) -> None:
+    """Let one thing happen. Raises Violation."""
     draw, faulty = world.random, world.fault_rate
     appending = faulty + world.append_rate
-    others = appending + OTHERS
-    for _ in range(world.length):
-        world.moves += 1
-        world.now_ms += STEP_MS
-        dice, tasks = draw(), world.tasks
-        if dice < faulty:
-            _fault(world)
-        elif dice < appending:
-            world.append()
-        elif dice < others or not tasks:
-            _others(world)
-        else:
-            task = tasks[int(draw() * len(tasks))]
-            if not task.worker.frozen:
-                _move(world, task)
-    _finish(world)
-    return world
+    world.moves += 1
+    world.now_ms += STEP_MS
+    dice, tasks = draw(), world.tasks
+    if dice < faulty:
+        _fault(world)
+    elif dice < appending:
+        world.append()
+    elif dice < appending + OTHERS or not tasks:
+        _others(world)
+    else:
+        task = tasks[int(draw() * len(tasks))]
+        if not task.worker.frozen:
+            _move(world, task)
 
 
 def _move(world: World, task: Task) -> None:
@@ -124,7 +128,7 @@ def _deliver(world: World) -> None:
         sent = world.late.pop()
         world.count["late outputs of a dead worker"] += 1
         arrived = sent.outputs[: 1 + int(draw() * len(sent.outputs))]
-        world.oracle.emitted(sent.lineage, arrived)
+        world.oracle.emitted(sent.lineage, arrived, sent.stale)
 
 
 def _assign_somebody(world: World) -> None:
@@ -138,7 +142,7 @@ def _assign_somebody(world: World) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def _finish(world: World) -> None:
+def finish(world: World) -> None:
     """Without faults, one worker must catch up with the log."""
     _leave_one(world)
     audited = world.asked[phases.AskTopic] + 2
@@ -166,7 +170,7 @@ def _finish(world: World) -> None:
 
 def _leave_one(world: World) -> None:
     """End all faults and all workers but the owner, or a fresh one."""
-    world.lossy = world.slow = 0.0
+    world.lossy, world.slow, world.gives_up = 0.0, 0.0, 0.3
     last = world.assigned
     if last is None or last.bundle != world.bundle or world.random() < 0.5:
         last = world.start_worker()

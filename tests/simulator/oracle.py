@@ -51,10 +51,17 @@ class Oracle:
 
     # -- outputs -----------------------------------------------------------------------------------
 
-    def emitted(self, lineage: Lineage, outputs: list[Output]) -> None:
-        """At-least-once: look at outputs that have arrived in the log."""
+    def emitted(self, lineage: Lineage, outputs: list[Output], stale: bool = False) -> None:
+        """At-least-once: look at outputs that have arrived in the log.
+
+        `stale`: sent by a worker that did not know yet that it has lost the partition, which
+        at-least-once outputs cannot hold back: it may have fetched beyond a seam meanwhile.
+        """
         for output in outputs:
             self._check_output(lineage, output)
+            if stale and not self._world.emits(output.offset):
+                self._world.count["outputs of a stale worker behind a seam"] += 1
+                continue
             self._saw(lineage, output)
 
     def decided_outputs(self, transaction: Transaction) -> None:
@@ -69,7 +76,7 @@ class Oracle:
         if counts and to.offset < self.decided:
             raise Violation(f"exactly-once: C moved back from {self.decided} to {to.offset}")
         below = self.decided if counts else lineage.start
-        for offset in lineage.outputs_between(below, to.offset):
+        for offset in self._due(lineage, below, to.offset):
             if (lineage.era, offset) not in self.out:
                 raise Violation(
                     f"exactly-once: C moved to {to.offset}, the output {offset} did not"
@@ -91,6 +98,10 @@ class Oracle:
 
     def _saw(self, lineage: Lineage, output: Output) -> None:
         where = (lineage.era, output.offset)
+        world = self._world
+        world.common.emitted[output.offset].add(world.group)
+        if not world.emits(output.offset):
+            raise Violation(f"seam: {world.group} emits {output.offset}: {world.common.handovers}")
         if where in self.out:
             self._world.count["output repeated"] += 1
             return
@@ -110,11 +121,18 @@ class Oracle:
             raise Violation(f"I5: stale owner {fence} saved over {held.number}/{held.nonce}")
         self._world.count["save"] += 1
         lineage = held.lineage
-        for offset in lineage.outputs_between(held.watermark, plan.w1):
+        for offset in self._due(lineage, held.watermark, plan.w1):
             if (lineage.era, offset) not in self.out:
                 raise Violation(f"saved up to {plan.w1}, but the output about {offset} is not out")
         if self._world.exactly_once and plan.w1 > self.decided:
             raise Violation(f"saved up to {plan.w1}, C is at {self.decided}")
+
+    def _due(self, lineage: Lineage, low: int, high: int) -> list[int]:
+        """Return the offsets in [low, high) about which this group must have put something out."""
+        offsets = lineage.outputs_between(low, high)
+        if not (self._world.common.handovers.seams or self._world.rules.silent):
+            return offsets
+        return [offset for offset in offsets if self._world.emits(offset)]
 
     def after_save(self, held: Hash) -> None:
         """I1: the saved states are the fold of the events below W."""
@@ -161,7 +179,7 @@ class Oracle:
             raise Violation(f"liveness: the log ends at {world.log.end}, Redis holds {held}")
         self.after_save(held)
         lineage = held.lineage
-        offsets = lineage.outputs_between(lineage.start, held.watermark)
+        offsets = self._due(lineage, lineage.start, held.watermark)
         left = [offset for offset in offsets if (lineage.era, offset) not in self.out]
         if left:
             raise Violation(f"outputs never came out: {left}")

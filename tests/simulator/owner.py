@@ -6,14 +6,18 @@ here, where the world may do anything before it goes on. Decides nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keyfold.worker.errors import NotOwner
+from keyfold.worker.handover import GIVE_UP_S
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import (
+    AskHandovers,
     AskHeld,
+    AskLog,
     Emit,
     OpenOutputs,
     Question,
@@ -21,6 +25,7 @@ from keyfold.worker.phases import (
     Save,
     Seek,
     SetGroupOffset,
+    SetHandovers,
 )
 from keyfold.worker.protocol import GroupOffset, Held, Phase, Topic
 from simulator.answers import ANSWERS
@@ -42,7 +47,9 @@ class Owner:
     def __init__(self, worker: Worker) -> None:
         self.worker, self.world = worker, worker.world
         parts = self.world.parts
-        self.partition: Partition = parts.partition("in", 0, "group", rules=self.world.rules)
+        self.partition: Partition = parts.partition(
+            "in", 0, self.world.group, rules=self.world.rules
+        )
         self.waiting: deque[Record] = deque()
         self.outputs: list[Output] = []  # to be emitted
         self.micro_batches = 0  # applied, not acked
@@ -125,6 +132,8 @@ class Owner:
 
     def _turn_or_audit(self) -> Steps:
         world, partition = self.world, self.partition
+        if not partition.voice.heard or world.random() < self._listens:
+            yield from self._listen()
         if partition.applied > partition.saved:
             yield from self._turn()
             if world.random() < 0.1:
@@ -134,6 +143,20 @@ class Owner:
             yield from self._give(world.parts.audit(partition, self.topic), Phase.RUN)
         else:
             yield
+
+    @property
+    def _listens(self) -> float:
+        return 0.1 if self.partition.voice.proposal is None else 0.5
+
+    def _listen(self) -> Steps:
+        world, partition = self.world, self.partition
+        if self.waiting:
+            partition.stand_before(self.waiting[0].offset)
+        proposal = partition.voice.proposal
+        stands = proposal is not None and partition.applied >= proposal.offset
+        stood_s = GIVE_UP_S if stands and world.random() < world.gives_up else 0.0
+        with contextlib.suppress(Unanswered):
+            yield from self._give(world.parts.listen(partition, stood_s), Phase.RUN)
 
     def _turn(self) -> Steps:
         try:
@@ -200,7 +223,7 @@ class Owner:
     def _answer(self, question: Question) -> Steps:
         kind = type(question)
         self.world.asked[kind] += 1
-        needed = self.partition.phase is Phase.ACQUIRE
+        needed = self.partition.phase is Phase.ACQUIRE or kind is AskLog
         match question:
             case Seek():
                 self._seek_to = question.offset
@@ -212,9 +235,8 @@ class Owner:
                 return (yield from self._emit(outputs))
             case Save():
                 return (yield from self._save(question))
-            case AskHeld():
-                running = lambda: self.partition.phase is Phase.RUN  # noqa: E731
-                return (yield from call(self.task, self.world.redis.held, running))
+            case AskHeld() | AskHandovers() | SetHandovers():
+                return (yield from self._in_run(question))
         try:
             # A group member's requests go through one connection, in order.
             late = kind is not SetGroupOffset
@@ -228,6 +250,19 @@ class Owner:
         elif kind is OpenOutputs:
             self.producer = answer
         return answer
+
+    def _in_run(self, question: AskHeld | AskHandovers | SetHandovers) -> Steps:
+        """Ask Redis until it answers or RUN is left."""
+        redis, common = self.world.redis, self.world.common
+
+        def do() -> Any:
+            if isinstance(question, AskHeld):
+                return redis.held()
+            if isinstance(question, AskHandovers):
+                return common.handovers
+            return common.swap(question.before, question.after)
+
+        return (yield from call(self.task, do, lambda: self.partition.phase is Phase.RUN))
 
     def _ask_once(self, do: Callable[[], Any], may_come_late: bool = True) -> Steps:
         """Ask Kafka or Redis. Raises Unanswered, whether it happened or not."""
@@ -256,10 +291,15 @@ class Owner:
     def _emit(self, outputs: list[Output]) -> Steps:
         """Send and wait for every ack."""
         if outputs and self.lineage is not None:
-            sent = self.worker.send(self.lineage, outputs)
+            sent = self.worker.send(self.lineage, outputs, self._is_stale())
             while sent.outputs:
                 yield
         yield
+
+    def _is_stale(self) -> bool:
+        """Say whether another owner has taken the fence."""
+        held, fence = self.world.redis.hash, self.partition.fence
+        return held is not None and (fence is None or held.nonce != fence.nonce)
 
     def _transaction(self, to: GroupOffset, outputs: list[Output]) -> Steps:
         """Offset first, then outputs, then the end; any failure drops the producer."""

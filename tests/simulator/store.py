@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from keyfold.worker.errors import NotOwner
-from keyfold.worker.protocol import Acquired, Fence, Fingerprint, Held, Refused, SavePlan, Topic
+from keyfold.worker.protocol import (
+    Acquired,
+    Beginning,
+    Fence,
+    Fingerprint,
+    Held,
+    Refused,
+    SavePlan,
+    Topic,
+)
 from simulator.model import Lineage, State
 
 if TYPE_CHECKING:
@@ -90,14 +99,15 @@ class SimRedis:
             return Refused("topic", now.identity, first.identity)
         return None
 
-    def take_fence(self, nonce: str, bundle: int, begin: int | None) -> Acquired | Refused:
+    def take_fence(self, nonce: str, bundle: int, begin: Beginning | None) -> Acquired | Refused:
         """ACQUIRE."""
         held = self.hash
         if held is None:
             if begin is None:
                 return Refused("missing", "a watermark", "none")
             lineage = self.world.begun_where_nothing_is(begin, bundle)
-            held = self.hash = Hash(begin, begin, 0, "", bundle, lineage)
+            at = begin.offset
+            held = self.hash = Hash(at, at, 0, "", bundle, lineage, floor=begin.floor)
         elif not self._all_there(held):
             return Refused("states", str(held.keys), str(len(held.states)))
         elif not self._same_bundle(held, bundle):

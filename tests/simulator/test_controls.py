@@ -11,7 +11,7 @@ from simulator.controls import CONTROLS
 from simulator.schedules import first_caught
 from simulator.world import Parts
 
-MOST_SCHEDULES = 3_000  # in which a missing safeguard must have shown; most need fewer than 100
+MOST_SCHEDULES = 6_000  # in which a missing safeguard must have shown; most need fewer than 100
 
 
 @pytest.mark.parametrize("safeguard", CONTROLS)

@@ -26,10 +26,11 @@ COLD_GAP = State((), -1, 0, 0, True)  # a key whose past retention may have take
 class Sent:
     """Outputs on their way to the output log."""
 
-    __slots__ = ("lineage", "outputs")
+    __slots__ = ("lineage", "outputs", "stale")
 
-    def __init__(self, lineage: Lineage, outputs: list[Output]) -> None:
+    def __init__(self, lineage: Lineage, outputs: list[Output], stale: bool) -> None:
         self.lineage, self.outputs = lineage, outputs
+        self.stale = stale  # another worker had taken the fence when they were sent
 
 
 class Worker:
@@ -133,8 +134,10 @@ class Worker:
                 yield
                 continue
             fence = owner.partition.fence
-            most = 1 + int(world.random() * 4)
-            records = [owner.waiting.popleft() for _ in range(min(most, len(owner.waiting)))]
+            records = self._take(owner, 1 + int(world.random() * 4))
+            if not records:
+                yield
+                continue
             missing = {
                 r.key: None for r in records if r.key is not None and r.key not in self.slots
             }
@@ -144,6 +147,16 @@ class Worker:
                 self._apply(owner, records)
                 self._evict(owner)
             yield
+
+    def _take(self, owner: Owner, most: int) -> list[Record]:
+        partition, waiting = owner.partition, owner.waiting
+        upto = partition.voice.upto(waiting[0].offset)
+        records: list[Record] = []
+        while waiting and len(records) < most and (upto is None or waiting[0].offset < upto):
+            records.append(waiting.popleft())
+        if records:
+            partition.begin(records[0].offset, records[-1].offset + 1)
+        return records
 
     def _load(self, owner: Owner, fence: Fence | None, keys: list[bytes]) -> Steps:
         world, partition = self.world, owner.partition
@@ -216,9 +229,9 @@ class Worker:
 
     # -- the at-least-once producer ----------------------------------------------------------------
 
-    def send(self, lineage: Lineage, outputs: list[Output]) -> Sent:
+    def send(self, lineage: Lineage, outputs: list[Output], stale: bool = False) -> Sent:
         """Queue outputs."""
-        sent = Sent(lineage, list(outputs))
+        sent = Sent(lineage, list(outputs), stale)
         self.outbox.append(sent)
         return sent
 
@@ -229,7 +242,7 @@ class Worker:
         arrived, sent.outputs = sent.outputs[:count], sent.outputs[count:]
         if not sent.outputs:
             self.outbox.popleft()
-        self.world.oracle.emitted(sent.lineage, arrived)
+        self.world.oracle.emitted(sent.lineage, arrived, sent.stale)
 
 
 def _valid(owner: Owner, fence: Fence | None) -> bool:

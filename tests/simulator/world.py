@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from keyfold.worker import phases
+from keyfold.worker import handing_over, phases
 from keyfold.worker.errors import NotOwner
+from keyfold.worker.handover import Handovers
 from keyfold.worker.partition import Partition, Rules
-from keyfold.worker.protocol import GroupOffset, Phase, Topic
+from keyfold.worker.protocol import Beginning, GroupOffset, Phase, Topic
 from simulator import commands, faults
 from simulator.kafka import Coordinator, Fenced, Log
 from simulator.model import REJECT, Lineage, Record, Truth
@@ -47,13 +48,38 @@ class Parts:
     turn: Callable[..., phases.Questions] = phases.turn
     audit: Callable[..., phases.Questions] = phases.audit
     look_at_topic: Callable[..., phases.Questions] = phases.look_at_topic
+    listen: Callable[..., phases.Questions] = phases.listen
+    command: Callable[[str, str], handing_over.Answered] = handing_over.hand_over
+
+
+@dataclass(slots=True)
+class Common:
+    """What several groups have in common: each group has a world of its own around it."""
+
+    log: Log  # the input
+    handovers: Handovers  # whose predictions the outputs are: Redis, outside every group
+    emitted: dict[int, set[str]]  # offset -> groups whose predictions of it are out
+
+    def swap(self, before: Handovers, after: Handovers) -> Handovers:
+        """Replace the record by compare-and-set."""
+        if self.handovers == before:
+            self.handovers = after
+        return self.handovers
 
 
 class World:
     """Everything of one schedule."""
 
-    def __init__(self, seed: int, parts: Parts | None = None, traced: bool = False) -> None:
-        self.parts = parts or Parts()
+    def __init__(
+        self,
+        seed: int,
+        parts: Parts | None = None,
+        traced: bool = False,
+        common: Common | None = None,
+        group: str = "group",
+    ) -> None:
+        self.parts, self.group = parts or Parts(), group
+        self.common = common or Common(Log(), Handovers(), defaultdict(set))
         self.random = random.Random(seed).random
         self.count: dict[str, int] = defaultdict(int)
         self.asked: dict[type, int] = defaultdict(int)
@@ -70,7 +96,7 @@ class World:
         self.era_of: dict[int, int] = defaultdict(int)  # number of resets -> era
         self.blind = False  # the log was replaced, and nobody has noticed yet
         self._draw_profile()
-        self.log = Log()
+        self.log = self.common.log
         self.oracle = Oracle(self)
         self.coordinator = self.parts.coordinator(self.oracle.decided_outputs)
         self.topic = Topic(4, "id0" if self.random() < 0.7 else "")
@@ -83,9 +109,9 @@ class World:
         self.assigned: Worker | None = None  # by the group
         self.generation = 0  # of the group
         self._numbers = 0
-        self.beginning: tuple[Log, int] | None = None  # of the last that began so
+        self.beginning: tuple[Log, Beginning | None] | None = None  # of the last that began so
         self.bundle = 1
-        for _ in range(int(self.random() * 12)):
+        for _ in range(0 if common else int(self.random() * 12)):
             self.append()
         self.start_worker()
 
@@ -93,7 +119,10 @@ class World:
         """Draw what kind of schedule this is."""
         draw = self.random
         self.exactly_once = draw() < 0.5
-        self.start = ("earliest", "earliest", "latest", "")[int(draw() * 4)]
+        # A number: the time of a record, ms.
+        self.start = ("earliest", "earliest", "latest", "", str(self.now_ms))[int(draw() * 5)]
+        # emit_from, as it is from the present that is told when it is asked; None: not set.
+        self.emit_ahead = (None, None, 0, -100)[int(draw() * 4)]
         self.reset_after = (None, 300, 1500)[int(draw() * 3)]  # ms; None: never
         self.rules = Rules(
             self.exactly_once,
@@ -106,6 +135,7 @@ class World:
         self.length = 200 + int(draw() * 1000)  # moves
         self.fault_rate = (0.005, 0.015, 0.04)[int(draw() * 3)]
         self.append_rate = (0.03, 0.08)[int(draw() * 2)]
+        self.gives_up = 0.005  # of an owner that stands at a proposal's offset, per look
         self.gaps = (0.0, 0.3)[int(draw() * 2)]
         self.allowed = {"retention past W"} if draw() < 0.3 else set()
         chosen = dict(faults.ORDINARY)
@@ -126,6 +156,12 @@ class World:
         self.events.append((self.moves, what, name, *more))
         if len(self.events) > TRACE:
             del self.events[0]
+
+    def emits(self, offset: int) -> bool:
+        """Say whether an event's prediction is this group's, as it is decided now."""
+        handovers = self.common.handovers
+        began_silent = self.rules.silent and not handovers.seams
+        return not began_silent and handovers.emits(self.group, offset)
 
     def append(self) -> None:
         """Append a record to the log, perhaps behind something that readers never see."""
@@ -165,16 +201,16 @@ class World:
         era = self.era if era is None else era
         return Lineage(self.log, begin, bundle, self.reset_after, era, floor)
 
-    def begun_where_nothing_is(self, begin: int, bundle: int) -> Lineage:
+    def begun_where_nothing_is(self, begin: Beginning, bundle: int) -> Lineage:
         """Return the truth of states that begin because Redis holds none."""
         beginning = (self.log, begin)
         if self.beginning not in (None, beginning):
             same_log = self.beginning[0] is self.log and "topic recreated" not in self.happened
-            if same_log and self.beginning[1] >= 0:
+            if same_log and self.beginning[1] is not None:
                 raise Violation(f"begun at {begin}, silently, where {self.beginning[1]} was before")
             self.era += 1  # other events under the same ids, as an operator wanted
         self.beginning, self.era_of[0] = beginning, self.era
-        return self.begun(begin, bundle)
+        return self.begun(begin.offset, bundle, begin.floor)
 
     def continued(
         self, held: Hash, start: int, lost_upto: int, era: int, floor: int = 0

@@ -224,7 +224,7 @@ class Serving:
         return verify(
             Target(
                 bundle=self.bundle.path,
-                brokers=self.kafka.address,
+                kafka=self.kafka.address,
                 input=self.input,
                 output=self.output,
                 dead_letter=self.dead_letter,

@@ -88,6 +88,12 @@ class MemoryLog:
         end = records[-1].offset + 1 if records else 0
         return self.starts.get(partition, 0), max(end, self.ends.get(partition, 0))
 
+    async def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
+        """Return the offset of the first record with this timestamp or a later one."""
+        self._fail()
+        young = (r.offset for r in self.records.get(partition, []) if r.timestamp >= time_ms)
+        return next(young, None)
+
     async def partition_counts(self, topics: Sequence[str]) -> dict[str, int]:
         """Return each topic's number of partitions."""
         self._fail()
@@ -207,7 +213,9 @@ class Worker:
             RecordingTransactions(log) if self._rules.exactly_once else RecordingEmitter()
         )
         self.codec = StateCodec(manifest)
-        self.pipeline = Pipeline(model, self.slots, self.store, self.metrics, log.topic)
+        self.pipeline = Pipeline(
+            model, self.slots, self.store, self.metrics, log.topic, options.pop("passthrough", ())
+        )
         self.crashes: list[BaseException] = []
         self.owners: dict[int, Owner] = {}
         settings = Settings(
@@ -218,6 +226,7 @@ class Worker:
             bundle=options.pop("bundle", model.bundle.id),
             reset_after_ms=manifest.events.reset_after_ms,
             frozen_after_s=options.pop("frozen_after_s", 10.0),
+            emit_from=options.pop("emit_from", ""),
         )  # fmt: skip
         self.shared = Surroundings(
             self.store, self.slots, self.codec, self.emitter, log, self.metrics, settings,
@@ -337,6 +346,10 @@ class Worker:
         fields = await self.fields(partition)
         return {f[1:]: value for f, value in fields.items() if f.startswith(b":")}
 
+    async def meta(self, partition: int = 0) -> dict[str, str]:
+        """Return a partition's meta fields as meta_of() does."""
+        return await meta_of(self.store, self.log.topic, partition)
+
     async def copy_of_redis(self, partition: int = 0) -> bytes:
         """Return what `roll_back` takes."""
         return await self.store.redis.dump(self.store.name(self.log.topic, partition)) or b""
@@ -363,6 +376,13 @@ class Worker:
         if commands:
             await asyncio.wait(commands, timeout=DEADLINE_S)
         await self.store.close()
+
+
+async def meta_of(store: Store, topic: str, partition: int) -> dict[str, str]:
+    """Return a partition's meta fields and the number of its key states (as "keys"); {}: none."""
+    fields = cast("dict[bytes, bytes]", await store.redis.hgetall(store.name(topic, partition)))
+    meta = {f.decode(): v.decode() for f, v in fields.items() if not f.startswith(b":")}
+    return meta | {"keys": str(len(fields) - len(meta))} if meta else {}
 
 
 def _is_of_redis(task: asyncio.Task[Any]) -> bool:

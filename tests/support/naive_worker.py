@@ -16,8 +16,10 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.bundle import Bundle, initial_states
-from keyfold.export.events import Caused, Decoder, PredictionEncoder, key_fragment
+from keyfold.export.anomaly import Back
+from keyfold.export.bundle import Bundle, kept_states
+from keyfold.export.events import Caused, Decoded, Decoder, PredictionEncoder, key_fragment
+from keyfold.export.front import Front
 from keyfold.worker.model import Model
 
 Headers = list[tuple[str, bytes | None]]
@@ -62,7 +64,8 @@ def serve(
 ) -> Served:
     """Serve a partition's records from its first one to its last, but for a lost range."""
     manifest = bundle.manifest
-    model, decoder = Model(bundle), Decoder(manifest.events, manifest.features)
+    model = Model(bundle)
+    decoder = Decoder(manifest.events, manifest.features, manifest.outputs.targets)
     encoder = PredictionEncoder(manifest.outputs, bundle.id, topic)
     served, warm = Served(), dict[bytes, _Warm]()
     fingerprint, stream, expiry = "", None, manifest.events.reset_after_ms
@@ -92,14 +95,15 @@ def serve(
             time_ms - state.time_ms > expiry or stream - state.touched_ms > expiry
         ):  # fmt: skip
             state, gap = None, stale
-        state = state or _Warm(tensors=initial_states(manifest, 1))
-        y, tensors = model.step(decoded.x[:, None], np.ones(1, np.int32), state.tensors)
+        state = state or _Warm(tensors=kept_states(manifest, 1))
+        y, scores, tensors = _step(model, decoded, state.tensors)
         warm[r.key] = _Warm(state.steps + 1, r.offset, time_ms, stream, gap, tensors)
         steps = [state.steps + 1]
         caused = Caused([r.offset], [key_fragment(r.key)], [time_ms], steps, [gap])
-        served.outputs.append((r.key, encoder.encode(partition, caused, y[:, 0])[0]))
+        payload = encoder.encode(partition, caused, y[:, 0], scores)[0]
+        served.outputs.append((r.key, payload))
     # Behind a loss a state without steps says that its key is known to be cold.
-    cold = {k: _Warm(0, at, tensors=initial_states(manifest, 1)) for k, at in exact.items()}
+    cold = {k: _Warm(0, at, tensors=kept_states(manifest, 1)) for k, at in exact.items()}
     warm = {**cold, **warm}
     served.states = {key: _pack(bundle, key, state) for key, state in warm.items()}
     served.meta = {
@@ -109,6 +113,22 @@ def serve(
         "#G": "" if lost is None else f"{lost[0]}-{lost[1]}", "#C": "", "#R": "0",
     }  # fmt: skip
     return served
+
+
+def _step(
+    model: Model, decoded: Decoded, states: dict[str, NDArray[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, dict[str, NDArray[Any]]]:
+    """Step one event: y (1,1,O), scores (1,S) if the bundle has any, the states after it."""
+    manifest, one = model.bundle.manifest, np.ones(1, np.int32)
+    front, back = Front.of(manifest.features), Back.of(manifest.outputs)
+    x, after, scores = decoded.x[:, None], dict[str, NDArray[Any]](), None
+    if front is not None:
+        x, after = front.run(x, decoded.times_ms[:, None], one, states)
+    y, graph = model.step(x, one, states)
+    if back is not None and decoded.observed is not None:
+        found, remembered = back.run(y, decoded.observed[:, None], one, states)
+        scores, after = found[:, 0], {**after, **remembered}
+    return y, scores, {**graph, **after}
 
 
 def _crc(r: LogRecord) -> int:
@@ -132,7 +152,7 @@ def _letter(reason: str, topic: str, partition: int, offset: int, bundle: str) -
 def _pack(bundle: Bundle, key: bytes, state: _Warm) -> bytes:
     tensors = b"".join(
         state.tensors[spec.input][0].astype(np.dtype(spec.dtype).newbyteorder("<")).tobytes()
-        for spec in bundle.manifest.states
+        for spec in bundle.manifest.kept
     )
     head = (state.gap, state.steps, state.offset, state.time_ms, state.touched_ms)
     body = struct.pack("<BQqqq", *head) + tensors

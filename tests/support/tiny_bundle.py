@@ -28,21 +28,26 @@ OUTPUT_NAMES = {"regression": ("value",), "classification": ("calm", "odd", "wil
 def make_tiny_bundle(
     folder: Path,
     *,
-    features: Sequence[str] = ("a", "b"),
+    features: Sequence[str] | FeatureSpec = ("a", "b"),
     hidden: int = 4,
     kind: Literal["regression", "classification"] = "regression",
+    outputs: OutputSpec | None = None,
     seed: int = 0,
     tombstone: Tombstone = "reject",
     time_field: str | None = "time",
     reset_after_ms: int | None = None,
 ) -> Bundle:
-    """Write folder/<id> and load it again. Equal arguments give an equal id."""
-    names = OUTPUT_NAMES[kind]
-    graph = tiny_graph(len(features), hidden, len(names), kind, seed)
+    """Write folder/<id> and load it again. Equal arguments give an equal id.
+
+    `outputs` stands in for `kind`: its columns come from the dense layer as they are.
+    """
+    spec = features if isinstance(features, FeatureSpec) else FeatureSpec.numbers(*features)
+    outputs = outputs or OutputSpec(kind, OUTPUT_NAMES[kind])
+    graph = tiny_graph(len(spec.columns), hidden, len(outputs.names), outputs.kind, seed)
     manifest = Manifest(
         events=EventSpec("key", time_field, "ms", tombstone, reset_after_ms),
-        features=FeatureSpec(tuple(features)),
-        outputs=OutputSpec(kind, names),
+        features=spec,
+        outputs=outputs,
         states=(StateSpec("h", "h_out", (hidden,)), StateSpec("c", "c_out", (hidden,))),
         step_sha256="",  # filled in by save
         provenance={"made_by": "tests/support/tiny_bundle.py"},
@@ -69,7 +74,7 @@ def tiny_graph(features: int, hidden: int, outputs: int, kind: str, seed: int) -
         helper.make_node("Transpose", ["seq_t"], ["seq_b"], perm=[1, 0, 2]),
         helper.make_node("MatMul", ["seq_b", "kernel"], ["dense"]),
     ]
-    last = "y" if kind == "regression" else "logits"
+    last = "logits" if kind == "classification" else "y"
     nodes.append(helper.make_node("Add", ["dense", "offset"], [last]))
     if kind == "classification":
         nodes.append(helper.make_node("Softmax", ["logits"], ["y"], axis=-1))
@@ -114,7 +119,7 @@ def _value(name: str, *dims: str | int) -> Any:
 def _golden(graph: bytes, manifest: Manifest, seed: int) -> Golden:
     rows, steps = 3, 7
     draw = np.random.default_rng(seed + 1)
-    x = draw.normal(0, 1, (rows, steps, len(manifest.features.fields))).astype(np.float32)
+    x = draw.normal(0, 1, (rows, steps, len(manifest.features.columns))).astype(np.float32)
     lengths = np.array([7, 1, 4], np.int32)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     feed = {"x": x, "lengths": lengths, **contract.initial_states(manifest, rows)}

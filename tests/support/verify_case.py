@@ -22,6 +22,7 @@ from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_de
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.lost import covered
 from keyfold.worker.refold import OfflineStep, Origin, Refold
+from keyfold.worker.seams import Seams
 from keyfold.worker.stored import Stored
 from keyfold.worker.stored_states import check_states
 
@@ -43,7 +44,7 @@ def a_log(bundle: Bundle) -> list[LogRecord]:
     draw = np.random.default_rng(1)
     log = []
     for i in range(EVENTS):
-        values = dict(zip(bundle.manifest.features.fields, draw.normal(size=2), strict=True))
+        values = dict(zip(bundle.manifest.features.columns, draw.normal(size=2), strict=True))
         text = json.dumps({"time": 1000 * i, **values}).encode()
         key = f"k{i % KEYS}".encode() if i % KEYS else b"\xff\x00"
         log.append(LogRecord(BASE + i, 5_000 + i, key, text))
@@ -62,6 +63,8 @@ class Case:
     require_from: int | None = None  # in place of the emit floor
     strangers: int = 0  # fields in the hash that are neither meta nor states
     gone: int = 0  # records below this offset have left the log
+    passthrough: tuple[str, ...] = ()  # members of the event that predictions repeat
+    seams: Seams = dataclasses.field(default_factory=Seams)  # whose predictions they are
 
     def verify(self, **options: Any) -> Findings:
         """Compare what was served, as worker/verification.py does."""
@@ -102,11 +105,13 @@ class Case:
             committed=int(meta.get("#C") or 0),
             start=BASE if self.is_complete else self.gone,
             resets=int(meta.get("#R", 0)),
+            seams=self.seams,
         )  # fmt: skip
 
     def _refold(self, place: Place, findings: Findings) -> Refold:
         stored = self.stored
-        refold = Refold(self.step, Origin(stored.lost, self.is_complete, stored.stream_ms))
+        origin = Origin(stored.lost, self.is_complete, stored.stream_ms)
+        refold = Refold(self.step, origin, self.passthrough)
         unchecked = True
         for r in self.log:
             if r.offset < self.gone:

@@ -111,7 +111,7 @@ def test_a_run_can_be_exported(tmp_path: Path) -> None:
     (path,) = bundles.iterdir()
     manifest = bundle.load(path).manifest
     assert manifest.outputs.names == ("y",)
-    assert manifest.features.fields == ("a", "b")
+    assert manifest.features.columns == ("a", "b")
     assert manifest.events.time_field == "t"
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from keyfold.training.config import SettingsError, read_config
+from keyfold.training.config import (
+    Config,
+    Data,
+    Forecast,
+    SettingsError,
+    Split,
+    read_config,
+)
 
 GOOD = """
 [data]
@@ -53,7 +60,7 @@ def test_an_unknown_setting_fails_by_name(tmp_path: Path) -> None:
         (('files = ["log.jsonl"]', ""), r"data\.files"),
         (("validation_share = 0.2", ""), r"split\.validation_keys"),
         (("validation_share = 0.2", 'validation_from = "2026-01-01"'), "validation_from"),
-        (('by = "key"', 'by = "time"'), "validation_"),
+        (('by = "key"', 'by = "time"'), r"split\.by: expected data\.time_field with 'time'"),
         (("validation_share = 0.2", "validation_share = 1.0"), "validation_share"),
         (('kind = "regression"', 'kind = "regression"\nclasses = ["p", "q"]'), r"data\.classes"),
         (('kind = "regression"', 'kind = "classification"\nlabel_cap = 1.0'), r"data\.label_cap"),
@@ -91,3 +98,44 @@ def test_a_limit_of_silence_needs_the_times_of_events(tmp_path: Path) -> None:
         read_config(write(tmp_path, text), environment={})
     timed = text.replace("[split]", 'time_field = "t"\n[split]')
     assert read_config(write(tmp_path, timed), environment={}).data.reset_after_ms == 1_800_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"label": "y"}, r"kind: expected 'regression' or 'classification' with label = 'y'"),
+        ({"kind": "regression"}, "label: expected a field with kind = 'regression', got none"),
+        ({"booleans": ("z",)}, "booleans: expected names of features, got 'z'"),
+        ({"booleans": ("a",), "categories": ("a",)}, "booleans: 'a' is also in categories"),
+        ({"long_name": "s"}, "long_name: expected long_name and long_value together"),
+        (
+            {"long_name": "s", "long_value": "v"},
+            "missing: expected 'last' or 'mask' with long_name",
+        ),
+        ({"files": ("f",), "since_last": True}, "since_last: expected a time_field"),
+        ({"time_unit": "hours"}, "time_unit: expected 'ms', 's', 'us', 'ns', 'iso' or a pattern"),
+        ({"time_zone": "Mars"}, "time_zone: expected a zone such as 'Europe/Berlin'"),
+    ],
+)
+def test_a_contradiction_in_data_is_named(settings: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Data(**{"features": ("a",), **settings})  # type: ignore[arg-type]
+
+
+def test_forecasts_contradictions_are_named() -> None:
+    with pytest.raises(ValueError, match="horizons: expected 1 among them, or anomaly = false"):
+        Forecast(horizons=(2,))
+    with pytest.raises(ValueError, match="quantiles: expected ascending numbers between 0 and 1"):
+        Forecast(quantiles=(0.9, 0.1))
+    data = Data(features=("a",), files=("f",), standardise_by_key=("a",))
+    with pytest.raises(
+        SettingsError, match=r"forecast\.fields: 'a' is in data\.standardise_by_key"
+    ):
+        Config(data, Split(by="order", validation_share=0.1), forecast=Forecast(fields=("a",)))
+    labelled = Data(features=("a",), files=("f",), label="y", kind="regression")
+    with pytest.raises(SettingsError, match=r"\[forecast\]: expected none with data\.label = 'y'"):
+        Config(
+            labelled,
+            Split(by="order", validation_share=0.1),
+            forecast=Forecast(horizons=(1, 2)),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from keyfold.export.tables import TableError
 from keyfold.training.config import Data
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
@@ -53,14 +55,22 @@ def same(one: EventLog, other: EventLog) -> bool:
     )
 
 
-def test_each_key_gets_its_events_in_log_order(tmp_path: Path) -> None:
+def test_rows_of_a_file_are_sorted_by_time_key_by_key(tmp_path: Path) -> None:
     log = read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS))
     first, second = log.sequences
     assert (first.key, second.key) == ("k1", "k2")
-    assert first.x.tolist() == [[1, 2], [5, 6], [7, 8]]
-    assert first.times_ms.tolist() == [1, 3, 2]  # log order, also where event time goes back
-    assert np.isnan(first.labels).tolist() == [False, True, False]
+    assert first.x.tolist() == [[1, 2], [7, 8], [5, 6]]
+    assert first.times_ms.tolist() == [1, 2, 3]
+    assert np.isnan(first.labels).tolist() == [False, False, True]
     assert (log.records, log.rejected, log.count) == (4, 0, 4)
+    assert log.disordered == 1
+
+
+def test_a_topics_records_keep_their_order(tmp_path: Path) -> None:
+    records = [(event["key"].encode(), json.dumps(event).encode()) for event in EVENTS]
+    log = topic(DATA, *records)
+    assert log.sequences[0].times_ms.tolist() == [1, 3, 2]  # as the worker folds them
+    assert log.disordered == 0
 
 
 def test_every_file_format_gives_the_same_sequences(tmp_path: Path) -> None:
@@ -77,8 +87,9 @@ def test_every_file_format_gives_the_same_sequences(tmp_path: Path) -> None:
 
 
 def test_a_topic_gives_the_same_sequences_as_a_file(tmp_path: Path) -> None:
-    log = read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS))
-    records = [(event["key"].encode(), json.dumps(event).encode()) for event in EVENTS]
+    events = EVENTS[:3]
+    log = read(DATA, write_jsonl(tmp_path / "log.jsonl", events))
+    records = [(event["key"].encode(), json.dumps(event).encode()) for event in events]
     assert same(log, topic(DATA, *records))
 
 
@@ -171,9 +182,9 @@ def test_integer_keys_are_read_as_their_digits(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_unknown_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"absent\.jsonl: expected an event log"):
+    with pytest.raises(TableError, match=r"absent\.jsonl: expected an event log"):
         read(DATA, str(tmp_path / "absent.jsonl"))
-    with pytest.raises(SourceError, match=r"log\.txt: expected one of \.jsonl"):
+    with pytest.raises(TableError, match=r"log\.txt: expected one of \.csv"):
         read(DATA, str(tmp_path / "log.txt"))
 
 
@@ -182,6 +193,12 @@ def test_a_time_without_an_offset_is_utc() -> None:
     assert parse_time("1970-01-01T01:00:01+01:00") == 1000
     with pytest.raises(SourceError, match="ISO 8601"):
         parse_time("yesterday")
+
+
+def test_a_time_may_be_so_long_ago() -> None:
+    now = datetime(2026, 1, 8, tzinfo=UTC)
+    assert parse_time("-7d", now) == parse_time("2026-01-01")
+    assert parse_time("-36h", now) == parse_time("2026-01-06T12:00:00")
 
 
 def silent_after(reset_after_s: float | None, *times: int) -> list[list[int]]:

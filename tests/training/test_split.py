@@ -94,3 +94,18 @@ def test_an_event_out_of_time_order_does_not_leak_into_training() -> None:
     # The late 1000 follows an event of the validation part in the log, so it belongs to that part.
     assert parts.train.events == 1
     assert parts.validation.events == 3
+
+
+def test_a_split_by_order_holds_out_each_keys_last_events() -> None:
+    parts = split(SEQUENCES, Split(by="order", validation_share=0.25, test_share=0.25))
+    assert [part.events for part in (parts.train, parts.validation, parts.test)] == [40, 20, 20]
+    assert parts.test.counts_from == (3,) * 20
+    assert all(len(s) == 3 for s in parts.validation.sequences)
+    assert parts.validation.origins == tuple(range(20))
+
+
+def test_a_split_by_time_may_go_by_shares_of_all_events() -> None:
+    parts = split(SEQUENCES, Split(by="time", validation_share=0.25, test_share=0.25))
+    assert [part.events for part in (parts.train, parts.validation, parts.test)] == [40, 20, 20]
+    first = min(int(s.times_ms[-1]) for s in parts.test.sequences)
+    assert first > max(int(s.times_ms[-1]) for s in parts.validation.sequences)

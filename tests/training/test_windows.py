@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,18 @@ def test_a_piece_starts_late_and_counts_later() -> None:
     (window,) = windows(sequences([6]), [Piece(0, 2, 4)], 1, 8)
     assert window.x[0, :4, 0].tolist() == [2, 3, 4, 5]
     assert window.weights.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0]]
+
+
+def test_a_piece_may_end_before_its_sequence() -> None:
+    pieces = [Piece(0, 0, 0, 3), Piece(0, 3, 4, 6)]
+    found = list(windows(sequences([9]), pieces, 2, 4))
+    assert [w.owner.tolist() for w in found] == [[0, 0]]
+    assert found[0].x[:, :3, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found[0].weights.tolist() == [[1, 1, 1, 0], [0, 1, 1, 0]]
+
+
+def test_forecasts_weigh_value_by_value() -> None:
+    (one,) = sequences([3])
+    labels = np.array([[1, np.nan], [np.nan, 2], [3, 4]], np.float32)
+    (window,) = windows([replace(one, labels=labels)], [Piece(0, 0, 1)], 1, 3)
+    assert window.weights.tolist() == [[[0, 0], [0, 1], [1, 1]]]

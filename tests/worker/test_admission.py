@@ -56,7 +56,7 @@ def test_a_worker_frozen_in_the_middle_of_acquire_asks_again_before_it_takes_the
             await worker.until(lambda: owner.partition.phase is Phase.RUN)
             assert owner.partition.fence is not None
             assert owner.partition.fence.number == 1
-            assert log.asked == 2
+            assert log.asked >= 3  # again, then where a new group begins
 
     asyncio.run(main())
 

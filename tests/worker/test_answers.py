@@ -86,13 +86,12 @@ def test_nothing_is_asked_in_another_phase() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("start", "begin"), [("earliest", 4), ("latest", 6), ("", None)])
-def test_log_is_told_with_the_configured_start_as_an_offset(start: str, begin: int | None) -> None:
+def test_log_is_told_with_its_bounds() -> None:
     async def main() -> None:
-        scene = Scene(start)
+        scene = Scene()
         scene.log.append(event(4, b"k"), event(5, b"k"))
         scene.log.starts[0] = 4
-        assert await scene.ask(phases.AskLog()) == [phases.LogBounds(4, 6, begin)]
+        assert await scene.ask(phases.AskLog()) == [phases.LogBounds(4, 6)]
         assert scene.answers.log_end == 6
 
     asyncio.run(main())

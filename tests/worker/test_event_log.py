@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from keyfold.export.errors import Crash
+from keyfold.export.tables import TableForm
 from keyfold.worker.event_log import Entry, EventLogError, Fields, read_log
 
 LINES = b'{"key": "k1", "time": 1, "a": 0.10}\n\n{"key": 7, "time": 2.5, "a": 2}\n'
@@ -16,7 +19,7 @@ LINES = b'{"key": "k1", "time": 1, "a": 0.10}\n\n{"key": 7, "time": 2.5, "a": 2}
 def test_a_json_line_is_sent_byte_for_byte_under_the_key_fields_text(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(LINES)
-    assert list(read_log(str(log), Fields("key", "time", 1000.0))) == [
+    assert list(read_log(str(log), Fields("key", "time", "s"))) == [
         Entry(b"k1", b'{"key": "k1", "time": 1, "a": 0.10}', 1000.0),
         Entry(b"7", b'{"key": 7, "time": 2.5, "a": 2}', 2500.0),
     ]
@@ -39,6 +42,35 @@ def test_a_csv_row_becomes_a_json_object(tmp_path: Path) -> None:
     ]
 
 
+def test_a_csv_file_is_read_as_it_is_written_in_germany(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("key;a;when\nk1;1,5;03.02.2024 04:05\n", encoding="latin-1")
+    form = TableForm(";", ",", "latin-1")
+    fields = Fields("key", "when", "%d.%m.%Y %H:%M", "Europe/Berlin", form)
+    (entry,) = read_log(str(log), fields)
+    assert json.loads(entry.value) == {"key": "k1", "a": 1.5, "when": "03.02.2024 04:05"}
+    assert entry.time_ms == datetime(2024, 2, 3, 3, 5, tzinfo=UTC).timestamp() * 1000
+
+
+def test_key_and_time_may_be_members_of_members(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [
+        {"meta": {"id": 7.0, "at": "2024-02-03T04:05:06Z"}},
+        {"meta.id": "own", "meta": {"id": "x", "at": "1970-01-01"}},
+    ]
+    log.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    entries = list(read_log(str(log), Fields("meta.id", "meta.at", "iso")))
+    assert [entry.key for entry in entries] == [b"7", b"own"]
+    assert [entry.time_ms for entry in entries] == [1_706_933_106_000, 0]
+
+
+def test_one_field_may_be_key_and_time(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"t": 12}')
+    (entry,) = read_log(str(log), Fields("t", "t", "s"))
+    assert (entry.key, entry.time_ms) == (b"12", 12_000)
+
+
 def test_a_parquet_row_becomes_a_json_object(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -54,11 +86,13 @@ def test_a_parquet_row_becomes_a_json_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"time": 1}', "`key`"),
-        (b'{"key": null, "time": 1}', "field 'key'"),
-        (b'{"key": 1.5, "time": 1}', "field 'key'"),
-        (b'{"key": "k", "time": "noon"}', "$.time"),
-        (b'{"key": "k"}', "`time`"),
+        (b'{"time": 1}', "field 'key': expected text or a number, got none"),
+        (b'{"key": null, "time": 1}', "field 'key': expected text or a number, got none"),
+        (b'{"key": true, "time": 1}', "field 'key': expected text or a number, got none"),
+        (b'{"key": ["k"], "time": 1}', "$.key"),
+        (b'{"key": "k", "time": "noon"}', "field 'time': expected a number, got a text"),
+        (b'{"key": "k", "time": 1e99}', "field 'time': the event time is out of range"),
+        (b'{"key": "k"}', "field 'time': expected an event time, got none"),
         (b'{"key": "k", "time": 1', "truncated"),
         (b"[]", "Expected `object`"),
         (b'{"key": "\xff", "time": 1}', "utf-8"),
@@ -77,13 +111,24 @@ def test_a_bad_line_is_named_by_file_line_and_field(tmp_path: Path, line: bytes,
 @pytest.mark.parametrize("name", ["none.jsonl", "log.xlsx", "log"])
 def test_a_log_that_is_missing_or_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "log.xlsx").touch()
-    with pytest.raises(EventLogError, match="expected"):
+    with pytest.raises(Crash, match="expected"):
         list(read_log(str(tmp_path / name), Fields("key")))
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.jsonl.gz", "log.csv"])
 def test_a_log_that_is_not_what_its_name_says_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x00\xff{}\n\xfe")
-    with pytest.raises(EventLogError) as error:
+    with pytest.raises(Crash) as error:
         list(read_log(str(tmp_path / name), Fields("key")))
     assert str(error.value).startswith(str(tmp_path / name))
+
+
+def test_rows_of_a_log_without_a_key_field_have_the_files_name_as_their_key(tmp_path: Path) -> None:
+    log = tmp_path / "pump-7.csv"
+    log.write_text("a\n1\n")
+    assert list(read_log(str(log), Fields(None))) == [Entry(b"pump-7", b'{"a":1}', 0.0)]
+
+
+def test_standard_input_without_a_key_field_is_refused() -> None:
+    with pytest.raises(EventLogError, match="standard input: expected --key FIELD"):
+        list(read_log("-", Fields(None)))

@@ -5,36 +5,18 @@ Judged from outside by a reader of committed records and keyfold-verify's oracle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from confluent_kafka import Producer
 from live_worker import Serving, make_events
-from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Bundle
-from local.services import ApacheKafka, Valkey
+pytestmark = pytest.mark.usefixtures("real_kafka")
 
 EXACTLY_ONCE = {"worker__outputs": "exactly-once"}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
 @pytest.fixture
-def serving(
-    tmp_path: Path,
-    real_kafka: ApacheKafka,
-    own_valkey: Valkey,
-    bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> Iterator[Serving]:
-    serving = Serving(tmp_path, real_kafka, own_valkey, bundle, unique_name, partitions=2)
-    yield serving
-    serving.redis.close()
+def partitions() -> int:
+    return 2
 
 
 def saved(serving: Serving) -> int:

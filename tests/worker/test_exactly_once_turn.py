@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,6 @@ ONCE = Rules(exactly_once=True)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle"), tombstone="reset"))
-
-
-@pytest.fixture
-def log(unique_name: Callable[[str], str]) -> MemoryLog:
-    topic = unique_name("in")
-    return MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +75,7 @@ def test_every_transaction_moves_the_group_offset_to_what_is_saved_next(
             assert uptos(worker)[-1] == 5
             assert {upto and upto.metadata for upto in worker.emitter.uptos} == {"keyfold:r0"}
             assert log.offsets[0] == GroupOffset(5, "keyfold:r0")
-            assert (await worker.store.meta(log.topic, 0))["#C"] == "5"
+            assert (await worker.meta())["#C"] == "5"
             await check(worker)
 
     run(main())

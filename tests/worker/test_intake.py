@@ -460,7 +460,7 @@ class AskingConsumer(Consumer):
         self._loop = asyncio.get_running_loop()
         self.failures: list[BaseException] = []
         kafka = SimpleNamespace(request_timeout_s=10.0)
-        worker = SimpleNamespace(drain_s=30.0, outputs="at-least-once")
+        worker = SimpleNamespace(drain_s=30.0, exactly_once=False)
         self.app = SimpleNamespace(
             input_topic="in", failure=None, fail=self.failures.append,
             config=SimpleNamespace(kafka=kafka, worker=worker),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -32,12 +32,6 @@ LOST, FIRST = 6, 10  # offsets 6 to 9 are lost
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     events = EventSpec(time_field="time", tombstone="reset", reset_after_ms=AFTER)
     return Model(make_multiplier(tmp_path_factory.mktemp("bundle"), events))
-
-
-@pytest.fixture
-def log(unique_name: Callable[[str], str]) -> MemoryLog:
-    topic = unique_name("in")
-    return MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -81,7 +75,7 @@ def test_lost_range_halts_by_default_and_changes_nothing(
             await worker.until_phase(Phase.HALT)
             halted = worker.owners[0].partition.halted
             assert halted == worker.owners[0].partition.halts.events_lost(LOST, FIRST)
-            meta = await worker.store.meta(log.topic, 0)
+            meta = await worker.meta()
             assert (meta["#W"], meta["#G"], meta["keys"]) == ("6", "", "3")
             assert worker.emitter.sent == []
 
@@ -97,14 +91,14 @@ def test_worker_told_so_goes_on_behind_the_range_and_remembers_it(
             await worker.until_saved(13)
             assert said(worker) == [(10, 3, True), (12, 4, True)]
             assert worker.metrics.lost == FIRST - LOST
-            assert (await worker.store.meta(log.topic, 0))["#G"] == "6-10"
+            assert (await worker.meta())["#G"] == "6-10"
         # The range outlives the worker that skipped it, and is skipped once only.
         log.append(event(13, b"z"))
         async with running(model, log, valkey.url, 0, nonce="third") as worker:
             await worker.until_saved(14)
             assert said(worker) == [(13, 3, True)]
             assert worker.metrics.lost == 0
-            assert (await worker.store.meta(log.topic, 0))["#G"] == "6-10"
+            assert (await worker.meta())["#G"] == "6-10"
 
     run(main())
 
@@ -282,7 +276,7 @@ def test_second_range_marks_what_was_exact_behind_the_first(
         async with running(model, log, valkey.url, 0, nonce="third", rules=MARK) as worker:
             await worker.until_saved(21)
             assert said(worker) == [(20, 2, True)]
-            assert (await worker.store.meta(log.topic, 0))["#G"] == "6-10,12-20"
+            assert (await worker.meta())["#G"] == "6-10,12-20"
 
     run(main())
 
@@ -294,6 +288,6 @@ def test_stream_time_goes_on_behind_a_lost_range(
         await lose(model, log, valkey.url, event(10, b"k", 3))
         async with running(model, log, valkey.url, 0, nonce="second", rules=MARK) as worker:
             await worker.until_saved(11)
-            assert (await worker.store.meta(log.topic, 0))["#S"] == "5"  # of offset 5
+            assert (await worker.meta())["#S"] == "5"  # of offset 5
 
     run(main())

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def draw(model: Model, rows: int, steps: int, seed: int = 0) -> tuple[NDArray[np.float32], States]:
     manifest = model.bundle.manifest
     random = np.random.default_rng(seed)
-    x = random.normal(0, 1, (rows, steps, len(manifest.features.fields))).astype(np.float32)
+    x = random.normal(0, 1, (rows, steps, len(manifest.features.columns))).astype(np.float32)
     states = {
         s.input: random.normal(0, 0.5, (rows, *s.dims)).astype(s.dtype) for s in manifest.states
     }

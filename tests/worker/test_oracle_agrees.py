@@ -1,7 +1,8 @@
 """The worker's pipeline and the oracle, written apart from each other, agree on random streams.
 
 Streams hold what decides about expiry: events early and late, clocks that are wrong, tombstones,
-rejects, steps that are not finite. The worker is stopped and started and keeps few keys in memory.
+rejects, steps that are not finite. Those of bundles with a front and a back miss values, too. The
+worker is stopped and started and keeps few keys in memory.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keyed_bundle import keyed_outputs, make_keyed_bundle, messy_event
 from memory_log import MemoryLog, Rec, Worker, running
 from numpy.typing import NDArray
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Tensors
+from keyfold.export.events import Dynamic
 from keyfold.worker.compare import OutputCheck, Place, Strays
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.lost import covered
@@ -58,13 +61,18 @@ class DivergingStep(OfflineStep):
         return (np.full_like(y, np.inf) if (np.abs(x) >= MAX / 2).any() else y), after
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+@pytest.fixture(scope="module", params=["plain", "keyed", "dynamic"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("bundle")
-    return DivergingModel(make_tiny_bundle(folder, tombstone="reset", reset_after_ms=AFTER))
+    expiring: dict[str, Any] = {"tombstone": "reset", "reset_after_ms": AFTER}
+    if request.param == "plain":
+        return DivergingModel(make_tiny_bundle(folder, **expiring))
+    own = Dynamic(window=12, smoothing=0.5, warm_up=3) if request.param == "dynamic" else None
+    outputs = keyed_outputs(quantiles=() if own else (0.1, 0.5), dynamic=own)
+    return DivergingModel(make_keyed_bundle(folder, outputs, **expiring))
 
 
-def stream(seed: int) -> list[Rec]:
+def stream(model: Model, seed: int) -> list[Rec]:
     draw = np.random.default_rng(seed)
     now, records = 0, []
     for offset in range(COUNT):
@@ -78,14 +86,39 @@ def stream(seed: int) -> list[Rec]:
         kind = draw.choice(["event", "tombstone", "reject", "infinite"], p=[0.85, 0.05, 0.05, 0.05])
         if kind == "infinite":
             a, b = MAX, MAX * float(draw.choice([-1, 1]))
-        value = None if kind == "tombstone" else json.dumps({"a": a, "b": b, "time": time}).encode()
+        value = None if kind == "tombstone" else event_of(model, draw, time, a, b)
         records.append(Rec(offset, key, b"{" if kind == "reject" else value, timestamp))
     return records
 
 
+def event_of(model: Model, draw: np.random.Generator, time: int, a: float, b: float) -> bytes:
+    if is_keyed(model):
+        return messy_event(draw, time, a=a)
+    return json.dumps({"a": a, "b": b, "time": time}).encode()
+
+
+def is_keyed(model: Model) -> bool:
+    return model.bundle.manifest.kept != model.bundle.manifest.states
+
+
+def check_anomalies(emitted: list[tuple[bytes, dict[str, Any]]]) -> None:
+    """The stream did hold what a back is for."""
+    anomalies = [prediction["output"]["anomaly"] for _, prediction in emitted]
+    cold = [p["output"]["anomaly"]["score"] for _, p in emitted if p["cold"]]
+    assert set(cold) == {None}
+    assert {a["flag"] for a in anomalies if a["score"] is not None} == {True, False}
+    assert {a["field"] for a in anomalies} == {"temp", "rpm", None}
+
+
+async def until_saved(worker: Worker, upto: int) -> None:
+    """Wait longer than other tests: hundreds of micro-batches of one event are saved here."""
+    partition = worker.owners[0].partition
+    await worker.until(lambda: partition.saved >= upto, 60.0)
+
+
 async def judged(
     worker: Worker,
-    emitted: list[tuple[bytes, dict[str, object]]],
+    emitted: list[tuple[bytes, dict[str, Any]]],
     letters: set[int],
     gone: int = 0,
 ) -> Findings:
@@ -120,14 +153,14 @@ def test_worker_and_oracle_agree(
     async def main() -> None:
         topic = unique_name("in")
         log = MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
-        records = stream(seed)
-        emitted: list[tuple[bytes, dict[str, object]]] = []
+        records = stream(model, seed)
+        emitted: list[tuple[bytes, dict[str, Any]]] = []
         letters: set[int] = set()
         for number, upto in enumerate((COUNT // 3, 2 * COUNT // 3, COUNT)):
             log.append(*records[len(log.records.get(0, [])) : upto])
             options = {"nonce": f"n{number}", "max_events": (1, 37, 512)[number], "max_keys": 10}
             async with running(model, log, valkey.url, 0, **options) as worker:
-                await worker.until_saved(upto)
+                await until_saved(worker, upto)
                 emitted += [(key, prediction) for _, key, prediction in worker.emitter.sent]
                 letters |= {offset for _, offset, _ in worker.emitter.letters}
                 if upto == COUNT:
@@ -137,6 +170,8 @@ def test_worker_and_oracle_agree(
         assert findings.rejects == len(letters)
         # The stream did hold what it is for.
         assert min(findings.expired, findings.resets, findings.collected) > 0
+        if is_keyed(model):
+            check_anomalies(emitted)
 
     asyncio.run(main())
 
@@ -148,9 +183,9 @@ def test_worker_and_oracle_agree_behind_lost_ranges(
     async def main() -> None:
         topic = unique_name("in")
         log = MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
-        emitted: list[tuple[bytes, dict[str, object]]] = []
+        emitted: list[tuple[bytes, dict[str, Any]]] = []
         letters: set[int] = set()
-        records = stream(seed)
+        records = stream(model, seed)
         for number, upto in enumerate((300, 600, COUNT)):
             # Between two workers retention takes 50 records that none of them has seen.
             log.starts[0] = 0 if number == 0 else 300 * number + 50
@@ -158,7 +193,7 @@ def test_worker_and_oracle_agree_behind_lost_ranges(
             options = {"nonce": f"n{number}", "max_events": (37, 1, 64)[number], "max_keys": 10}
             rules = Rules(mark_lost=True)
             async with running(model, log, valkey.url, 0, rules=rules, **options) as worker:
-                await worker.until_saved(upto)
+                await until_saved(worker, upto)
                 emitted += [(key, prediction) for _, key, prediction in worker.emitter.sent]
                 letters |= {offset for _, offset, _ in worker.emitter.letters}
                 if upto == COUNT:

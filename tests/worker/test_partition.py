@@ -18,6 +18,7 @@ from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.protocol import (
     INIT_METADATA,
     Acquired,
+    Beginning,
     Fence,
     Fingerprint,
     GroupOffset,
@@ -86,25 +87,36 @@ def test_without_state_and_start_the_worker_refuses_and_says_what_to_set(
     partition: Partition,
 ) -> None:
     with pytest.raises(StartUnset) as caught:
-        partition.may_start_at(None, None)
+        partition.begins_at(None)
     assert str(caught.value) == (
         "in:3: no saved state and no group offset in group 'group', and worker.start is not set: "
-        "set it to 'earliest' or 'latest' to say where this group begins"
+        "set it to 'earliest' or 'latest', or to a time or -7d, to say where this group begins"
     )
 
 
 def test_new_group_begins_where_it_was_told(partition: Partition) -> None:
-    assert partition.may_start_at(None, 42) == 42
+    assert partition.begins_at(Beginning(42, 50)) == Beginning(42, 50)
 
 
-def test_start_that_was_noted_but_never_saved_is_begun_again(partition: Partition) -> None:
-    assert partition.may_start_at(GroupOffset(9, INIT_METADATA), 42) == 9
-    assert partition.may_start_at(GroupOffset(9, INIT_METADATA), None) == 9
+@pytest.mark.parametrize("begin", [Beginning(9), Beginning(9, floor=12)])
+def test_start_that_was_noted_but_never_saved_is_begun_again(
+    partition: Partition, begin: Beginning
+) -> None:
+    assert partition.begins_again_at(begin.noted()) == begin
 
 
-def test_lost_state_never_begins_again_whatever_start_says(partition: Partition) -> None:
-    assert partition.may_start_at(GroupOffset(9, ""), 42) is None
-    assert partition.may_start_at(GroupOffset(0, "something"), 0) is None
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "something", "keyfold:r0", "keyfold:init:", "keyfold:init:fx", "keyfold:init:f-1"],
+)
+def test_lost_state_never_begins_again_whatever_start_says(
+    partition: Partition, metadata: str
+) -> None:
+    assert partition.begins_again_at(GroupOffset(9, metadata)) is None
+
+
+def test_beginning_without_a_floor_is_noted_as_ever() -> None:
+    assert Beginning(9).noted() == GroupOffset(9, INIT_METADATA)
 
 
 # -- ACQUIRE ---------------------------------------------------------------------------------------

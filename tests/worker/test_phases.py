@@ -8,15 +8,19 @@ same questions out in the tests of owner and saver.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from keyfold.worker import phases
 from keyfold.worker.errors import NotOwner, StartUnset
-from keyfold.worker.partition import Partition, Rules
+from keyfold.worker.handover import Handovers
+from keyfold.worker.partition import NEVER, Partition, Rules
 from keyfold.worker.phases import (
+    AskBegin,
     AskGroupOffset,
+    AskHandovers,
     AskHeld,
     AskLog,
     AskTopic,
@@ -30,12 +34,14 @@ from keyfold.worker.phases import (
     Save,
     Seek,
     SetGroupOffset,
+    SetHandovers,
     SkipLost,
     TakeFence,
 )
 from keyfold.worker.protocol import (
     INIT_METADATA,
     Acquired,
+    Beginning,
     Fence,
     Fingerprint,
     GroupOffset,
@@ -50,6 +56,7 @@ FENCE = Fence(7, "me", "bundle")
 TOPIC = Topic(4, "id")
 LAST = Fingerprint(19, 5, 1)
 MISSING = Refused("missing", "a watermark", "none")
+BEGUN = GroupOffset(4, INIT_METADATA)
 HELD = Held(20, 7, "me", "bundle", 5, 5)
 
 
@@ -96,7 +103,7 @@ def test_acquire_checks_the_topic_then_the_log_then_takes_the_fence_and_seeks() 
     partition = acquiring()
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST), None,
+        TOPIC, None, LogBounds(0, 30), Acquired(FENCE, 20, LAST), None,
     )  # fmt: skip
     assert asked == [AskTopic(), CheckTopic(TOPIC), AskLog(), TakeFence(None), Seek(19)]
     assert (partition.phase, partition.fence) == (Phase.SEEK, FENCE)
@@ -107,8 +114,8 @@ def test_exactly_once_fences_the_former_producer_before_it_reads_c_and_the_log_s
     partition = acquiring(exactly_once=True)
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=20),
-        GroupOffset(25, outputs_metadata(0)), LogBounds(0, 31, 0), None,
+        TOPIC, None, None, LogBounds(0, 30), Acquired(FENCE, 20, LAST, committed=20),
+        GroupOffset(25, outputs_metadata(0)), LogBounds(0, 31), None,
     )  # fmt: skip
     assert asked == [
         AskTopic(), CheckTopic(TOPIC), OpenOutputs(), AskLog(), TakeFence(None), AskGroupOffset(),
@@ -121,8 +128,8 @@ def test_exactly_once_without_the_group_offset_that_transactions_had_set_halts()
     partition = acquiring(exactly_once=True)
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=25), None,
-        LogBounds(0, 30, 0),
+        TOPIC, None, None, LogBounds(0, 30), Acquired(FENCE, 20, LAST, committed=25), None,
+        LogBounds(0, 30),
     )  # fmt: skip
     assert asked[-1] == AskLog()  # and no seek
     assert partition.phase is Phase.HALT
@@ -135,8 +142,8 @@ def test_exactly_once_group_offset_of_a_reset_that_redis_forgot_halts(
     partition = acquiring(exactly_once=True)
     talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, end, 0), Acquired(FENCE, 20, LAST),
-        GroupOffset(15, outputs_metadata(1)), LogBounds(0, end, 0), *([] if end > 20 else [None]),
+        TOPIC, None, None, LogBounds(0, end), Acquired(FENCE, 20, LAST),
+        GroupOffset(15, outputs_metadata(1)), LogBounds(0, end), *([] if end > 20 else [None]),
     )  # fmt: skip
     assert partition.phase is phase  # nothing is lost where nothing waits to be emitted
 
@@ -145,8 +152,8 @@ def test_exactly_once_group_offset_is_held_against_the_log_s_end_as_it_is_by_the
     partition = acquiring(exactly_once=True)
     talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 23, 0), Acquired(FENCE, 20, LAST, committed=20),
-        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 29, 0), None,
+        TOPIC, None, None, LogBounds(0, 23), Acquired(FENCE, 20, LAST, committed=20),
+        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 29), None,
     )  # fmt: skip
     assert (partition.phase, partition.emit_from) == (Phase.SEEK, 29)
 
@@ -156,8 +163,8 @@ def test_exactly_once_group_offset_beyond_the_log_halts() -> None:
     partition = acquiring(exactly_once=True)
     talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 23, 0), Acquired(FENCE, 20, LAST, committed=20),
-        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 23, 0),
+        TOPIC, None, None, LogBounds(0, 23), Acquired(FENCE, 20, LAST, committed=20),
+        GroupOffset(29, outputs_metadata(0)), LogBounds(0, 23),
     )  # fmt: skip
     assert "the log ends before offset 29" in partition.halted
 
@@ -175,29 +182,56 @@ def test_new_group_tells_kafka_where_it_begins_before_redis() -> None:
     partition = acquiring()
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(4, 30, 4), MISSING, None, None, Acquired(FENCE, 4, None), None,
+        TOPIC, None, LogBounds(4, 30), MISSING, None, Beginning(4), None,
+        Acquired(FENCE, 4, None), None,
     )  # fmt: skip
     assert asked[3:] == [
-        TakeFence(None), AskGroupOffset(), SetGroupOffset(GroupOffset(4, INIT_METADATA)),
-        TakeFence(4), Seek(4),
+        TakeFence(None), AskGroupOffset(), AskBegin(), SetGroupOffset(BEGUN),
+        TakeFence(Beginning(4)), Seek(4),
     ]  # fmt: skip
+
+
+def test_emit_floor_of_a_new_group_is_noted_in_kafka_and_then_in_redis() -> None:
+    partition, begin = acquiring(), Beginning(4, floor=20)
+    asked = talk(
+        phases.acquire(partition),
+        TOPIC, None, LogBounds(4, 30), MISSING, None, begin, None,
+        Acquired(FENCE, 4, None, floor=20), None,
+    )  # fmt: skip
+    assert asked[6:8] == [SetGroupOffset(GroupOffset(4, "keyfold:init:f20")), TakeFence(begin)]
+    assert partition.emit_from == 20
 
 
 def test_group_that_died_before_its_first_save_begins_where_kafka_says() -> None:
     partition = acquiring()
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(0, 30, 30), MISSING, GroupOffset(4, INIT_METADATA), None,
-        Acquired(FENCE, 4, None), None,
+        TOPIC, None, LogBounds(0, 30), MISSING, BEGUN, None, Acquired(FENCE, 4, None), None,
     )  # fmt: skip
-    assert asked[-3:] == [SetGroupOffset(GroupOffset(4, INIT_METADATA)), TakeFence(4), Seek(4)]
+    assert AskBegin() not in asked  # the settings, and the time, may mean something else by now
+    assert asked[-3:] == [SetGroupOffset(BEGUN), TakeFence(Beginning(4)), Seek(4)]
+
+
+def test_emit_floor_that_kafka_remembers_is_not_resolved_again() -> None:
+    partition, noted = acquiring(), GroupOffset(4, "keyfold:init:f20")
+    asked = talk(
+        phases.acquire(partition),
+        TOPIC, None, LogBounds(0, 30), MISSING, noted, None, Acquired(FENCE, 4, None, floor=20),
+        None,
+    )  # fmt: skip
+    assert asked[4:] == [
+        AskGroupOffset(),
+        SetGroupOffset(noted),
+        TakeFence(Beginning(4, 20)),
+        Seek(4),
+    ]
 
 
 def test_new_group_without_a_start_writes_nothing() -> None:
     partition = acquiring()
     questions = phases.acquire(partition)
     with pytest.raises(StartUnset):
-        talk(questions, TOPIC, None, LogBounds(0, 30, None), MISSING, None)
+        talk(questions, TOPIC, None, LogBounds(0, 30), MISSING, None, None)
 
 
 @pytest.mark.parametrize("metadata", ["", "keyfold:r0", "anything"])
@@ -205,7 +239,7 @@ def test_missing_state_under_a_group_offset_halts_and_writes_nothing(metadata: s
     partition = acquiring()
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(0, 30, 0), MISSING, GroupOffset(9, metadata), MISSING,
+        TOPIC, None, LogBounds(0, 30), MISSING, GroupOffset(9, metadata), MISSING,
     )  # fmt: skip
     assert asked[3:] == [TakeFence(None), AskGroupOffset(), TakeFence(None)]
     assert (partition.phase, partition.halted) == (Phase.HALT, partition.halts.refused(MISSING))
@@ -215,7 +249,7 @@ def test_state_that_another_owner_began_meanwhile_is_not_called_gone() -> None:
     partition = acquiring()
     talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(0, 30, 0), MISSING, GroupOffset(9, ""), Acquired(FENCE, 9, None),
+        TOPIC, None, LogBounds(0, 30), MISSING, GroupOffset(9, ""), Acquired(FENCE, 9, None),
         None,
     )  # fmt: skip
     assert partition.phase is Phase.SEEK
@@ -226,12 +260,13 @@ def test_exactly_once_new_group_reads_c_again_after_it_began() -> None:
     partition = acquiring(exactly_once=True)
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 30, 0), MISSING, None, None,
-        Acquired(FENCE, 0, None), GroupOffset(0, INIT_METADATA), LogBounds(0, 30, 0), None,
+        TOPIC, None, None, LogBounds(0, 30), MISSING, None, Beginning(0), None,
+        Acquired(FENCE, 0, None), GroupOffset(0, INIT_METADATA), LogBounds(0, 30), None,
     )  # fmt: skip
     assert asked[4:] == [
-        TakeFence(None), AskGroupOffset(), SetGroupOffset(GroupOffset(0, INIT_METADATA)),
-        TakeFence(0), AskGroupOffset(), AskLog(), Seek(0),
+        TakeFence(None), AskGroupOffset(), AskBegin(),
+        SetGroupOffset(GroupOffset(0, INIT_METADATA)), TakeFence(Beginning(0)), AskGroupOffset(),
+        AskLog(), Seek(0),
     ]  # fmt: skip
 
 
@@ -240,7 +275,7 @@ OTHER_BUNDLE = Refused("bundle", "bundle", "old", watermark=20, base=2)
 
 def test_other_bundle_halts_unless_the_operator_decided_otherwise() -> None:
     partition = acquiring()
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(0, 30, 0), OTHER_BUNDLE)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(0, 30), OTHER_BUNDLE)
     assert asked[-1] == TakeFence(None)
     assert partition.halted == partition.halts.refused(OTHER_BUNDLE)
 
@@ -252,7 +287,7 @@ def test_other_bundle_s_states_begin_anew_and_nothing_is_emitted_again(
     partition = acquiring(bundle_change=change)
     asked = talk(
         phases.acquire(partition),
-        TOPIC, None, LogBounds(2, 30, 2), OTHER_BUNDLE, Acquired(FENCE, begin, None, floor=20),
+        TOPIC, None, LogBounds(2, 30), OTHER_BUNDLE, Acquired(FENCE, begin, None, floor=20),
         None,
     )  # fmt: skip
     assert asked[3:] == [TakeFence(None), BeginAnew(OTHER_BUNDLE, begin, 20), Seek(begin)]
@@ -261,7 +296,7 @@ def test_other_bundle_s_states_begin_anew_and_nothing_is_emitted_again(
 
 def test_other_bundle_s_states_are_left_alone_where_retention_took_their_first_events() -> None:
     partition = acquiring(bundle_change="rebuild")
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(3, 30, 3), OTHER_BUNDLE)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(3, 30), OTHER_BUNDLE)
     assert asked[-1] == TakeFence(None)  # nothing is dropped
     assert partition.halted == partition.halts.refused(OTHER_BUNDLE)
 
@@ -269,9 +304,7 @@ def test_other_bundle_s_states_are_left_alone_where_retention_took_their_first_e
 def test_refused_position_is_held_against_the_log_by_the_acquire_that_follows() -> None:
     partition = running()
     partition.out_of_range(10)
-    asked = talk(
-        phases.acquire(partition), TOPIC, None, LogBounds(0, 5, 0), Acquired(FENCE, 10, None)
-    )
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(0, 5), Acquired(FENCE, 10, None))
     assert asked[-1] == TakeFence(None)  # and no seek
     assert (partition.phase, partition.halted) == (
         Phase.HALT, partition.halts.log_too_short(10),
@@ -282,14 +315,14 @@ def test_exactly_once_group_offset_below_the_one_that_redis_knows_halts() -> Non
     partition = acquiring(exactly_once=True)
     talk(
         phases.acquire(partition),
-        TOPIC, None, None, LogBounds(0, 30, 0), Acquired(FENCE, 20, LAST, committed=25),
-        GroupOffset(24, outputs_metadata(0)), LogBounds(0, 30, 0),
+        TOPIC, None, None, LogBounds(0, 30), Acquired(FENCE, 20, LAST, committed=25),
+        GroupOffset(24, outputs_metadata(0)), LogBounds(0, 30),
     )  # fmt: skip
     assert partition.halted == partition.halts.outputs_unknown(20, 25, 30)
 
 
 def test_adopt_ends_the_halt_of_a_reset_that_redis_forgot() -> None:
-    c, log = GroupOffset(15, outputs_metadata(1)), LogBounds(0, 30, 0)
+    c, log = GroupOffset(15, outputs_metadata(1)), LogBounds(0, 30)
     partition = acquiring(exactly_once=True)
     talk(phases.acquire(partition), TOPIC, None, None, log, Acquired(FENCE, 20, LAST), c, log)
     assert phase_of(partition) is Phase.HALT
@@ -302,7 +335,7 @@ def test_adopt_ends_the_halt_of_a_reset_that_redis_forgot() -> None:
 def test_other_bundle_s_states_that_changed_meanwhile_halt_and_are_judged_anew_later() -> None:
     partition = acquiring(bundle_change="rebuild")
     asked = talk(
-        phases.acquire(partition), TOPIC, None, LogBounds(0, 30, 0), OTHER_BUNDLE, OTHER_BUNDLE
+        phases.acquire(partition), TOPIC, None, LogBounds(0, 30), OTHER_BUNDLE, OTHER_BUNDLE
     )
     assert isinstance(asked[-1], BeginAnew)
     assert partition.phase is Phase.HALT
@@ -315,7 +348,7 @@ def test_state_refused_for_another_cause_halts_whatever_was_decided_for_bundles(
 ) -> None:
     partition = acquiring(bundle_change=change)
     refused = Refused(what, "e", "g")
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(0, 30, 0), refused)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(0, 30), refused)
     assert asked[-1] == TakeFence(None)
     assert partition.halted == partition.halts.refused(refused)
 
@@ -323,7 +356,7 @@ def test_state_refused_for_another_cause_halts_whatever_was_decided_for_bundles(
 def test_lost_range_halts_unless_the_operator_decided_otherwise() -> None:
     partition = acquiring()
     held = Acquired(FENCE, 20, LAST)
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(25, 30, 25), held)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(25, 30), held)
     assert asked[-1] == TakeFence(None)
     assert partition.halted == partition.halts.events_lost(20, 25)
 
@@ -332,7 +365,7 @@ def test_lost_range_is_remembered_in_redis_before_anything_behind_it_is_read() -
     partition = acquiring(mark_lost=True)
     held = Acquired(FENCE, 20, LAST)
     after = Acquired(FENCE, 25, None, lost=((20, 25),))
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(25, 30, 25), held, after, None)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(25, 30), held, after, None)
     assert asked[3:] == [TakeFence(None), SkipLost(held, 25), Seek(25)]
     assert (partition.saved, partition.lost_upto) == (25, 25)
 
@@ -340,7 +373,7 @@ def test_lost_range_is_remembered_in_redis_before_anything_behind_it_is_read() -
 def test_nothing_is_skipped_where_nothing_was_lost() -> None:
     partition = acquiring(mark_lost=True)
     held = Acquired(FENCE, 20, LAST)
-    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(20, 30, 20), held, None)
+    asked = talk(phases.acquire(partition), TOPIC, None, LogBounds(20, 30), held, None)
     assert asked[3:] == [TakeFence(None), Seek(20)]
 
 
@@ -476,3 +509,128 @@ def test_broker_or_redis_that_does_not_answer_an_audit_changes_nothing() -> None
     asked = audit(partition, Held(10, 7, "me", "bundle"), None, None)
     assert asked == [AskHeld(), AskTopic(), CheckTopic(TOPIC)]
     assert partition.phase is Phase.RUN
+
+
+# -- whose predictions they are --------------------------------------------------------------------
+
+WAITS = Handovers().wait("new")
+PROPOSED = WAITS.propose("group", "new", 10)
+
+
+def test_first_word_on_the_outputs_is_asked_for_after_the_log_s_end_as_it_is_under_our_fence() -> (
+    None
+):
+    partition = running()
+    assert partition.voice.upto(10) == 10  # nothing may be taken yet
+    asked = talk(phases.listen(partition), LogBounds(0, 40), Handovers())
+    assert asked == [AskLog(), AskHandovers()]
+    assert partition.out == 40  # a former owner may have put out so much without saving it
+    assert partition.voice.upto(10) is None
+    assert talk(phases.listen(partition), Handovers()) == [AskHandovers()]
+
+
+def test_exactly_once_outputs_of_a_former_owner_end_at_c() -> None:
+    partition = acquiring(exactly_once=True)
+    partition.acquired(Acquired(FENCE, 10, None), 0, 100, GroupOffset(30, outputs_metadata(0)))
+    partition.sought()
+    talk(phases.listen(partition), LogBounds(0, 100), Handovers())
+    assert partition.out == 30
+
+
+def test_proposal_is_answered_only_by_who_is_still_the_owner_after_hearing_it() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    ready = PROPOSED.ready("group")
+    asked = talk(phases.listen(partition), PROPOSED, replace(HELD, watermark=10), ready)
+    assert asked == [AskHandovers(), AskHeld(), SetHandovers(PROPOSED, ready)]
+    assert partition.voice.record == ready
+
+
+def test_owner_that_was_replaced_answers_no_proposal() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    other = replace(HELD, watermark=10, number=8, nonce="you")
+    with pytest.raises(NotOwner):
+        talk(phases.listen(partition), PROPOSED, other)
+
+
+def test_owner_whose_redis_lost_writes_rewinds_instead_of_answering() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    assert talk(phases.listen(partition), PROPOSED, replace(HELD, watermark=9)) == [
+        AskHandovers(), AskHeld(),
+    ]  # fmt: skip
+    assert partition.phase is Phase.REWIND
+
+
+def test_redis_that_does_not_answer_leaves_the_outputs_as_they_are() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    talk(phases.listen(partition), None)
+    talk(phases.listen(partition), PROPOSED, None)
+    talk(phases.listen(partition), PROPOSED, replace(HELD, watermark=10), None)
+    assert partition.voice.record == PROPOSED
+
+
+def test_owner_beyond_a_proposal_says_how_far_it_may_be() -> None:
+    partition = running()
+    beyond = PROPOSED.beyond(40)
+    asked = talk(
+        phases.listen(partition), LogBounds(0, 40), PROPOSED, replace(HELD, watermark=10), beyond
+    )
+    assert asked[-1] == SetHandovers(PROPOSED, beyond)
+
+
+def test_micro_batch_under_way_counts_as_begun() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    partition.begin(10, 14)
+    partition.hear(PROPOSED)
+    assert partition.answer(0.0) == PROPOSED.beyond(14)
+
+
+def test_new_acquire_takes_nothing_before_it_has_heard_again() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    partition.acquire()
+    partition.acquired(Acquired(FENCE, 10, None), 0, 100)
+    partition.sought()
+    assert partition.voice.upto(10) == 10
+
+
+def test_micro_batch_is_emitted_or_folded_silently_as_a_whole() -> None:
+    partition = running()
+    partition.acquired(Acquired(FENCE, 10, None, floor=13), 0, 100)
+    partition.sought()
+    agreed = PROPOSED.ready("group").ready("new").decide(PROPOSED.revision)
+    assert agreed is not None
+    talk(phases.listen(partition), LogBounds(0, 10), agreed)
+    partition.begin(9, 10)
+    assert partition.emit_from == 13
+    partition.begin(10, 20)
+    assert partition.emit_from == NEVER
+
+
+def test_offset_without_a_record_is_stood_at_all_the_same() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    partition.hear(replace_offset(PROPOSED, 15))
+    partition.stand_before(20)  # the next record: there is none from 10 to 19
+    assert partition.applied == 15
+    partition.stand_before(30)
+    assert partition.applied == 15
+
+
+def test_position_is_not_passed_beyond_a_proposal() -> None:
+    partition = running()
+    talk(phases.listen(partition), LogBounds(0, 10), WAITS)
+    partition.hear(replace_offset(PROPOSED, 15))
+    assert partition.pass_to(20)
+    assert partition.applied == 15
+    assert not partition.pass_to(20)
+
+
+def replace_offset(record: Handovers, offset: int) -> Handovers:
+    """Return a proposal at another offset."""
+    assert record.proposal is not None
+    return replace(record, proposal=replace(record.proposal, offset=offset))

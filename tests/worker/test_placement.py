@@ -90,7 +90,7 @@ class Outcome:
         columns = (states.steps, states.offsets, states.times_ms, states.touched_ms)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         self.states = dict(zip(stored, rows, strict=True))
-        meta = await worker.store.meta(worker.log.topic, 0)
+        meta = await worker.meta()
         self.stream = meta["#S"]
         assert meta["#K"] == meta["keys"] == str(len(stored))
 
@@ -343,6 +343,6 @@ def test_redis_stays_flat_however_many_keys_come_and_go(model: Model, valkey: Va
             assert isinstance(store, CountingStore)
             assert len(store.found) > 50
             assert 1000 < max(store.found) < 3 * 1000
-            assert (await worker.store.meta(topic, 0))["#K"] == str(store.found[-1])
+            assert (await worker.meta())["#K"] == str(store.found[-1])
 
     asyncio.run(main())

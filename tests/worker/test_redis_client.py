@@ -465,5 +465,5 @@ def test_a_wrong_url_is_told_without_showing_it(url: str, form: str) -> None:
 def test_servers_are_reached_with_the_login_database_and_options_of_the_url() -> None:
     place = parse_url("rediss+sentinel://user:hunter2@a/keyfold/2?ssl_cert_reqs=none")
     assert place.of("::1", 6380) == "rediss://user:hunter2@[::1]:6380/2?ssl_cert_reqs=none"
-    assert place.sentinel("a", 26379, login=False) == "rediss://a:26379?ssl_cert_reqs=none"
+    assert place.sentinel("a", 26379, "") == "rediss://a:26379?ssl_cert_reqs=none"
     assert place.hosts == (("a", 26379),)

@@ -7,7 +7,7 @@ hold acks back and let sends fail. What the phases do around it is in test_owner
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,6 @@ from local.services import Valkey
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
-
-
-@pytest.fixture
-def log(unique_name: Callable[[str], str]) -> MemoryLog:
-    topic = unique_name("in")
-    return MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -77,7 +77,7 @@ def test_what_stands_before_a_bad_line_is_sent(
     assert command.main([str(log), *flags]) == 2
     error = capsys.readouterr().err
     assert error == (
-        f"keyfold-send: {log}, line 4: Object missing required field `key` "
+        f"keyfold-send: {log}, line 4: field 'key': expected text or a number, got none "
         "(after 2 events were sent)\n"
     )
     assert {key for _, key, _ in records(kafka, "bad")} == {b"k1", b"7"}

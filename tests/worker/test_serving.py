@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,26 +15,7 @@ from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Bundle
 from local.services import KafkaService, Valkey, free_ports
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
-@pytest.fixture
-def serving(
-    tmp_path: Path,
-    kafka: KafkaService,
-    own_valkey: Valkey,
-    bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> Iterator[Serving]:
-    serving = Serving(tmp_path, kafka, own_valkey, bundle, unique_name)
-    yield serving
-    serving.redis.close()
 
 
 def test_every_event_is_predicted_and_every_state_is_the_offline_fold(serving: Serving) -> None:
@@ -436,7 +417,7 @@ def test_a_redis_that_refuses_the_password_is_named_without_showing_it(serving: 
     url = serving.valkey.url.replace("redis://", "redis://nobody:hunter2@")
     worker = serving.worker(redis__url=url)
     assert worker.wait(30) == 2, worker.log_tail()
-    assert "redis.url: Redis refuses" in worker.log_tail()
+    assert "redis.username, redis.password: Redis refuses 'nobody'" in worker.log_tail()
     assert "hunter2" not in worker.log.read_text()
 
 

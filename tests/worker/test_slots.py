@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from keyed_bundle import make_keyed_bundle
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Manifest, StateSpec
@@ -24,7 +25,7 @@ from keyfold.worker.state_codec import States
 
 MANIFEST = Manifest(
     EventSpec(),
-    FeatureSpec(("a",)),
+    FeatureSpec.numbers("a"),
     OutputSpec("regression", ("y",)),
     (StateSpec("s", "s_out", (2,), initial=0.5),),
     "",
@@ -60,6 +61,23 @@ def test_added_key_is_cold() -> None:
     assert (slots.steps[slot], slots.offsets[slot], slots.times_ms[slot]) == (0, -1, 0)
     assert slots.fragments[slot] == b'"key":"k"'
     assert changed_keys(slots, 3) == []
+
+
+def test_a_slot_used_again_has_forgotten_what_its_key_kept_around_the_graph(
+    tmp_path: Path,
+) -> None:
+    slots = Slots(make_keyed_bundle(tmp_path).manifest)
+    old = as_rows([slots.add(0, b"k")])
+    cold = slots.gather(old)
+    assert np.isnan(cold["front.last"]).all()
+    assert np.isnan(cold["back.forecast"]).all()
+    assert cold["front.time_ms"].tolist() == [np.iinfo(np.int64).min]
+    assert not cold["front.moments"].any()
+    slots.scatter(old, {name: np.ones_like(tensor) for name, tensor in cold.items()})
+    slots.drop(0)
+    new = as_rows([slots.add(1, b"other")])
+    assert new == old
+    np.testing.assert_equal(slots.gather(new), cold)
 
 
 def test_same_key_of_two_partitions_has_two_slots(slots: Slots) -> None:

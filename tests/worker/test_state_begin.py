@@ -7,30 +7,12 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable, Iterator
 
 import pytest
 from state_case import StateCase
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Bundle
 from keyfold.worker.store_admin import Admin
-from local.services import KafkaService, Valkey
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
-@pytest.fixture
-def case(
-    kafka: KafkaService, valkey: Valkey, bundle: Bundle, unique_name: Callable[[str], str]
-) -> Iterator[StateCase]:
-    case = StateCase(kafka, valkey, bundle, unique_name)
-    case.write(12)
-    yield case
-    case.close()
 
 
 def begun(case: StateCase, at: int, **meta: str) -> dict[str, str]:

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Manifest, StateSpec
+from keyfold.export.bundle import Manifest, StateSpec, kept_states
+from keyfold.export.events import Anomaly, Forecast, OutputSpec
+from keyfold.export.features import FeatureSpec, Field
 from keyfold.worker.state_codec import TOUCHED_AT, StateCodec, StateCorrupt, States
 
 KEY = b"engine 7"
@@ -159,3 +161,38 @@ def test_value_of_the_former_layout_is_found_out_and_never_misread(codec: StateC
     same_size = b"\x01" + bytes.fromhex(GOLDEN)[1:]
     with pytest.raises(StateCorrupt, match="expected version 2 and checksum"):
         codec.unpack([KEY], [same_size], 42)
+
+
+def test_what_a_key_keeps_around_the_graph_stands_behind_the_graph_s_tensors(
+    tmp_path: Path,
+) -> None:
+    features = FeatureSpec((Field("a", missing="last"), Field("b", standardise=True)), True)
+    outputs = OutputSpec.of_forecast(Forecast(("a", "b")), Anomaly((1.0, 1.0), 1.0, 0.1))
+    tiny = make_tiny_bundle(tmp_path, features=features, outputs=outputs, hidden=1).manifest
+    codec = StateCodec(tiny)
+    tensors = kept_states(tiny, 2)
+    tensors["h"][:], tensors["c"][:] = 1, 2
+    tensors["front.last"][1], tensors["front.time_ms"][1] = 3, 4
+    tensors["front.moments"][1] = [[5], [6], [7]]
+    tensors["back.forecast"][1] = [8, np.nan]
+    steps, two, three, four = (np.full(2, number) for number in (1, 2, 3, 4))
+    states = States(steps.astype(np.uint64), two, three, four, np.full(2, False), tensors)
+    values = codec.pack([b"cold", KEY], states)
+    nan = b"\0\0\xc0\x7f"
+    head = struct.pack("<BQqqq2f", 0, 1, 2, 3, 4, 1, 2)
+    cold = head + nan + struct.pack("<q3d", -(2**63), 0, 0, 0) + 2 * nan
+    warm = head + struct.pack("<fq3df", 3, 4, 5, 6, 7, 8) + nan
+    for key, value, body in ((b"cold", values[0], cold), (KEY, values[1], warm)):
+        assert value == struct.pack("<BI", 2, crc32(key + body)) + body
+    again = codec.unpack([b"cold", KEY], values, 42).tensors
+    assert list(again) == [
+        "h",
+        "c",
+        "front.last",
+        "front.time_ms",
+        "front.moments",
+        "back.forecast",
+    ]
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(again[name], tensor)
+        assert again[name].dtype == tensor.dtype

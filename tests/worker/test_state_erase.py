@@ -23,22 +23,12 @@ from keyfold.export.bundle import Bundle
 from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.state_codec import StateCodec, States
 from keyfold.worker.state_erase import default_partition, murmur2
-from local.services import KafkaService, Valkey
+from local.services import KafkaService
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles"), tombstone="reset")
-
-
-@pytest.fixture
-def case(
-    kafka: KafkaService, valkey: Valkey, bundle: Bundle, unique_name: Callable[[str], str]
-) -> Iterator[StateCase]:
-    case = StateCase(kafka, valkey, bundle, unique_name)
-    case.write(12)
-    yield case
-    case.close()
 
 
 def last_record(case: StateCase, partition: int) -> tuple[int, bytes | None, bytes | None]:

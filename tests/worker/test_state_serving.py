@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +17,7 @@ from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
-from local.services import Child, KafkaService, Valkey
+from local.services import Child, Valkey
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +26,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def serving(
-    tmp_path: Path,
-    kafka: KafkaService,
-    own_valkey: Valkey,
-    bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> Iterator[Serving]:
-    serving = Serving(tmp_path, kafka, own_valkey, bundle, unique_name, partitions=2)
-    yield serving
-    serving.redis.close()
+def partitions() -> int:
+    return 2
 
 
 def halted(serving: Serving, worker: Child, count: int, why: str) -> None:

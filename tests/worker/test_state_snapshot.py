@@ -8,37 +8,19 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 from redis import Redis
 from state_case import StateCase
-from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Bundle
 from keyfold.worker import snapshots
 from keyfold.worker.errors import Crash
 from keyfold.worker.snapshots import entries, verify
 from keyfold.worker.state_snapshot import repeat
 from keyfold.worker.store_admin import SCAN, Admin, Emission
-from local.services import KafkaService, Valkey, ValkeyCluster
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
-@pytest.fixture
-def case(
-    kafka: KafkaService, valkey: Valkey, bundle: Bundle, unique_name: Callable[[str], str]
-) -> Iterator[StateCase]:
-    case = StateCase(kafka, valkey, bundle, unique_name)
-    case.write(12)
-    yield case
-    case.close()
+from local.services import Valkey, ValkeyCluster
 
 
 def copied(case: StateCase, folder: Path, partition: int = 0) -> Path:

@@ -12,10 +12,20 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import pytest
+from memory_log import meta_of
 from redis.exceptions import ResponseError
 
 from keyfold.worker.errors import NotOwner
-from keyfold.worker.protocol import Acquired, Fence, Fingerprint, Held, Refused, SavePlan, Topic
+from keyfold.worker.protocol import (
+    Acquired,
+    Beginning,
+    Fence,
+    Fingerprint,
+    Held,
+    Refused,
+    SavePlan,
+    Topic,
+)
 from keyfold.worker.state_codec import TOUCHED_AT
 from keyfold.worker.store import META, Expired, Payload, Store, partition_name, pieces
 from local.services import Valkey
@@ -47,7 +57,8 @@ def on(valkey: Valkey, unique_name: Callable[[str], str]) -> Callable[..., objec
 
 
 async def acquired(store: Store, begin: int | None = 0, nonce: str = "me") -> Fence:
-    reply = await store.acquire("t", 3, nonce, "bundle", begin)
+    at = None if begin is None else Beginning(begin)
+    reply = await store.acquire("t", 3, nonce, "bundle", at)
     assert isinstance(reply, Acquired)
     return reply.fence
 
@@ -64,6 +75,10 @@ async def everything(store: Store) -> dict[bytes, bytes]:
     return cast("dict[bytes, bytes]", await store.redis.hgetall(store.name("t", 3)))
 
 
+async def meta(store: Store) -> dict[str, str]:
+    return await meta_of(store, "t", 3)
+
+
 def payload(count: int, size: int = 8, tag: bytes = b"") -> Payload:
     keys = [b"%b%d" % (tag, number) for number in range(count)]
     return Payload((), keys, [key.ljust(size, b".") for key in keys])
@@ -76,16 +91,16 @@ def test_nothing_is_begun_unless_told(on: On[None]) -> None:
     async def use(store: Store) -> None:
         reply = await store.acquire("t", 3, "me", "bundle", None)
         assert reply == Refused("missing", "a watermark", "none")
-        assert await store.meta("t", 3) == {}
+        assert await meta(store) == {}
 
     on(use)
 
 
 def test_begun_partition_holds_base_and_watermark_and_no_record(on: On[None]) -> None:
     async def use(store: Store) -> None:
-        reply = await store.acquire("t", 3, "me", "bundle", 42)
+        reply = await store.acquire("t", 3, "me", "bundle", Beginning(42))
         assert reply == Acquired(Fence(1, "me", "bundle"), 42, None)
-        assert await store.meta("t", 3) == {**NEW, "keys": "0"}
+        assert await meta(store) == {**NEW, "keys": "0"}
         assert set(META) == NEW.keys()
 
     on(use)
@@ -96,7 +111,7 @@ def test_every_acquire_takes_a_new_fence_and_leaves_the_rest(on: On[None]) -> No
         fence = await acquired(store, 5)
         await store.save("t", 3, fence, SavePlan(5, 10, LAST, 77), payload(2))
         before = await everything(store)
-        again = await store.acquire("t", 3, "you", "bundle", 999)
+        again = await store.acquire("t", 3, "you", "bundle", Beginning(999))
         assert again == Acquired(Fence(2, "you", "bundle"), 10, LAST, 77)
         assert await everything(store) == before | {b"#E": b"2", b"#O": b"you"}
 
@@ -117,10 +132,10 @@ def test_acquire_tells_all_that_was_kept(on: On[None]) -> None:
 def test_other_bundle_is_refused_and_changes_nothing(on: On[None]) -> None:
     async def use(store: Store) -> None:
         await acquired(store)
-        before = await store.meta("t", 3)
-        reply = await store.acquire("t", 3, "you", "new", 0)
+        before = await meta(store)
+        reply = await store.acquire("t", 3, "you", "new", Beginning(0))
         assert reply == Refused("bundle", "new", "bundle", watermark=0, base=0)
-        assert await store.meta("t", 3) == before
+        assert await meta(store) == before
 
     on(use)
 
@@ -134,10 +149,10 @@ def test_other_layout_is_refused_and_changes_nothing(on: On[None], layout: str |
             await store.redis.hdel(name, "#V")
         else:
             await store.redis.hset(name, "#V", layout)
-        before = await store.meta("t", 3)
-        reply = await store.acquire("t", 3, "you", "bundle", 0)
+        before = await meta(store)
+        reply = await store.acquire("t", 3, "you", "bundle", Beginning(0))
         assert reply == Refused("layout", "2", layout or "none")
-        assert await store.meta("t", 3) == before
+        assert await meta(store) == before
 
     on(use)
 
@@ -193,7 +208,7 @@ def test_save_writes_states_watermark_and_fingerprint_together(on: On[None]) -> 
         loaded = await store.load("t", 3, [b"0", b"none", b"2"])
         assert loaded.held == held
         assert loaded.values == [b"0.......", None, b"2......."]
-        assert (await store.meta("t", 3))["#L"] == str(LAST)
+        assert (await meta(store))["#L"] == str(LAST)
 
     on(use)
 
@@ -251,7 +266,7 @@ def test_save_of_many_keys_is_whole(on: On[None], count: int) -> None:
         states = payload(count)
         held = await save(store, fence, 0, 10, states)
         assert held.watermark == 10
-        assert (await store.meta("t", 3))["keys"] == str(count)
+        assert (await meta(store))["keys"] == str(count)
         read = [(await store.load("t", 3, some)).values for some in pieces(states.keys)]
         assert [value for some in read for value in some] == list(states.values)
 
@@ -266,7 +281,7 @@ def test_cleared_keys_are_gone_and_the_others_stay(on: On[None], count: int) -> 
         await store.save("t", 3, fence, SavePlan(0, 10, LAST), states)
         cleared = replace(payload(3, tag=b"new"), cleared=states.keys[:count])
         assert (await save(store, fence, 10, 11, cleared)).watermark == 11
-        assert (await store.meta("t", 3))["keys"] == "4"
+        assert (await meta(store))["keys"] == "4"
         last = [states.keys[-1], states.keys[0], b"new2"]
         assert (await store.load("t", 3, last)).values == [states.values[-1], None, b"new2...."]
 
@@ -319,7 +334,7 @@ def test_name_that_holds_something_else_is_an_error_and_stays(on: On[None]) -> N
         name = store.name("t", 3)
         await store.redis.set(name, "text")
         with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await store.acquire("t", 3, "me", "bundle", 0)
+            await store.acquire("t", 3, "me", "bundle", Beginning(0))
         with pytest.raises(ResponseError, match="WRONGTYPE"):
             await store.save("t", 3, Fence(1, "me", "b"), SavePlan(0, 1, None), payload(1))
         assert await store.redis.get(name) == b"text"
@@ -382,7 +397,7 @@ def test_number_of_states_is_kept_through_every_kind_of_save(on: On[None]) -> No
         for w, (states, there) in enumerate(steps):
             held = await save(store, fence, w, w + 1, states)
             assert (held.keys, held.found) == (there, there)
-            assert (await store.meta("t", 3))["#K"] == str(there)
+            assert (await meta(store))["#K"] == str(there)
             repeated, _ = await store.save("t", 3, fence, SavePlan(w, w + 1, LAST), states)
             assert repeated == held
 
@@ -406,7 +421,7 @@ def test_no_fence_is_taken_where_the_number_of_states_is_wrong(
         await save(store, fence, 0, 10, payload(3))
         await lose_or_add(store, change)
         before = await everything(store)
-        for begin in (None, 0):
+        for begin in (None, Beginning(0)):
             reply = await store.acquire("t", 3, "you", "bundle", begin)
             assert reply == Refused("states", "3", str(found))
         assert await everything(store) == before
@@ -455,7 +470,7 @@ def test_states_of_another_bundle_make_room_and_nothing_is_emitted_again(on: On[
         store._exactly_once = "1"
         reply = await store.begin_anew("t", 3, ANEW, refused, 4)
         assert reply == Acquired(Fence(2, "you", "new"), 4, None, floor=10, committed=12, resets=3)
-        assert await store.meta("t", 3) == NEW | {
+        assert await meta(store) == NEW | {
             "#W": "4", "#B": "4", "#E": "2", "#O": "you", "#M": "new", "#F": "10", "#C": "12",
             "#R": "3", "keys": "0",
         }  # fmt: skip
@@ -549,13 +564,13 @@ def test_lost_range_is_remembered_and_the_watermark_is_behind_it(on: On[None]) -
         first = Acquired(fence, 10, LAST, 77)
         after = await store.skip_lost("t", 3, first, 15)
         assert after == Acquired(fence, 15, None, 77, lost=((10, 15),))
-        assert (await store.meta("t", 3))["keys"] == "3"
+        assert (await meta(store))["keys"] == "3"
         assert await save(store, fence, 15, 20, payload(1)) == Held(20, 1, "me", "bundle", 3, 3)
         again = await store.skip_lost("t", 3, replace(first, watermark=20), 21)
         assert isinstance(again, Acquired)
         assert again.lost == ((10, 15), (20, 21))
         assert again.lost_upto == 21
-        assert (await store.meta("t", 3))["#G"] == "10-15,20-21"
+        assert (await meta(store))["#G"] == "10-15,20-21"
 
     on(use)
 
@@ -587,7 +602,7 @@ def test_group_offset_is_noted_with_each_save_of_exactly_once_outputs_only(on: O
     async def use(store: Store) -> None:
         fence = await acquired(store)
         await save(store, fence, 0, 10, payload(1))
-        assert (await store.meta("t", 3))["#C"] == ""
+        assert (await meta(store))["#C"] == ""
         store._exactly_once = "1"
         await save(store, fence, 10, 20, payload(1))
         reply = await store.acquire("t", 3, "me", "bundle", None)
@@ -639,7 +654,7 @@ def test_expired_states_are_gone_after_enough_saves_and_live_ones_stay(
         w = await collect(store, fence, w, 0, 400)
         left = {field[1:] for field in await everything(store) if field.startswith(b":")}
         assert left == {key for number, key in enumerate(keys) if number % 7 - 3 >= 0}
-        assert (await store.meta("t", 3))["#K"] == str(len(left))
+        assert (await meta(store))["#K"] == str(len(left))
         assert isinstance(await store.acquire("t", 3, "me", "bundle", None), Acquired)
 
     on(use)

@@ -49,6 +49,35 @@ def test_a_classification_shows_its_label_and_probability() -> None:
     assert (shown.signal, shown.bounded) == (0.75, True)
 
 
+@pytest.mark.parametrize(
+    ("output", "text", "signal"),
+    [
+        (
+            {"forecast": {"temp": {"1": 20.125, "5": 3}, "rpm": {"1": 7}},
+             "anomaly": {"score": 0.8312, "field": "temp", "flag": False}},
+            "score 0.831 (temp)  temp+1 20.125  rpm+1 7", 0.8312,
+        ),
+        (
+            {"forecast": {"temp": {"1": {"0.1": 1, "0.5": 2, "0.9": 3}}},
+             "anomaly": {"score": 4, "field": "temp", "flag": True}},
+            "ANOMALY 4 (temp)  temp+1 2", 4.0,
+        ),
+        (
+            {"forecast": {"temp": {"1": 2}},
+             "anomaly": {"score": None, "field": None, "flag": False}},
+            "no score  temp+1 2", 0.0,
+        ),
+        ({"forecast": {"temp": {"2": 2}}}, "temp+2 2", 2.0),
+    ],
+)  # fmt: skip
+def test_a_forecast_shows_its_score_and_the_next_values(
+    output: dict[str, Any], text: str, signal: float
+) -> None:
+    shown = read_prediction(prediction(output=output))
+    assert shown is not None
+    assert (shown.output, shown.signal, shown.bounded) == (text, signal, False)
+
+
 def test_a_binary_key_is_shown_as_base64() -> None:
     members = json.loads(prediction(key_b64="/wA="))
     del members["key"]

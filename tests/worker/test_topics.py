@@ -8,6 +8,7 @@ import threading
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
+from keyfold.export.connection import Connection
 from keyfold.worker import topics as topics_module
 from keyfold.worker.config import Kafka
 from keyfold.worker.errors import SetUpError, TopicError
@@ -44,7 +45,7 @@ def test_broker_that_does_not_answer_is_named_in_one_line() -> None:
 
 def ids_of(brokers: str, name: str) -> str:
     """Ask a broker for a topic's id, once."""
-    return asyncio.run(TopicIds(Kafka(brokers, "in", "out")).of(name))
+    return asyncio.run(TopicIds(Connection(brokers)).of(name))
 
 
 def test_topic_deleted_and_created_anew_has_another_id(
@@ -63,7 +64,7 @@ class CountedIds(TopicIds):
     """Topic ids by a broker that says what a test tells it."""
 
     def __init__(self) -> None:
-        super().__init__(Kafka("127.0.0.1:1", "in", "out"))
+        super().__init__(Connection("127.0.0.1:1"))
         self.asked = 0
 
     def _ask(self, name: str) -> str:
@@ -90,7 +91,7 @@ def test_question_for_a_topic_s_id_keeps_nothing_else_waiting() -> None:
             return "id"
 
     async def main() -> None:
-        question = asyncio.create_task(Blocking(Kafka("127.0.0.1:1", "in", "out")).of("t"))
+        question = asyncio.create_task(Blocking(Connection("127.0.0.1:1")).of("t"))
         assert await asyncio.to_thread(asked.wait, 10)
         assert not question.done()  # and this line ran beside it
         answer.set()

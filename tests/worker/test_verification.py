@@ -87,7 +87,7 @@ class Stage:
         """Run the verification."""
         return verify(
             Target(
-                bundle=self.bundle.path, brokers=self.kafka.address, input=f"{self.name}-in",
+                bundle=self.bundle.path, kafka=self.kafka.address, input=f"{self.name}-in",
                 output=f"{self.name}-out", dead_letter=f"{self.name}-none", group=self.name,
                 redis=self.valkey.url, **options,
             )

@@ -67,7 +67,7 @@ def test_the_report_is_clean_without_reserve_only_if_everything_was_checked(case
     text = report_of(case)
     assert "CLEAN: every prediction and state is the offline fold, where it can be; " in text
     assert "not checked: 0 unverifiable, 5 below the emit floor, 0 before the first" in text
-    assert "5 outputs are below the emit floor of a rebuild: not checked" in text
+    assert "5 outputs are below the emit floor: not checked" in text
 
 
 @pytest.mark.parametrize(

@@ -11,41 +11,22 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 from live_worker import Serving, make_events
-from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import Bundle
+from keyfold.export.connection import Connection
 from keyfold.worker import log_probe, watchdog
 from keyfold.worker.log_probe import LogProbe
 from keyfold.worker.watchdog import Watchdog, Watched
-from local.services import Child, KafkaService, Valkey, free_ports
+from local.services import Child, KafkaService, free_ports
 
 LIMIT_S = 4.0
 HANGING = Path(__file__).parents[1] / "support" / "hanging_worker.py"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
-@pytest.fixture
-def serving(
-    tmp_path: Path,
-    kafka: KafkaService,
-    own_valkey: Valkey,
-    bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> Iterator[Serving]:
-    serving = Serving(tmp_path, kafka, own_valkey, bundle, unique_name)
-    yield serving
-    serving.redis.close()
 
 
 class Watching:
@@ -269,14 +250,8 @@ def test_a_worker_is_not_ready_before_its_partitions_run_but_it_is_live(
     assert worker.exit_code == 0, worker.log_tail()
 
 
-def test_a_worker_without_partitions_is_ready(
-    tmp_path: Path,
-    kafka: KafkaService,
-    own_valkey: Valkey,
-    bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> None:
-    serving = Serving(tmp_path, kafka, own_valkey, bundle, unique_name, partitions=1)
+@pytest.mark.parametrize("partitions", [1])
+def test_a_worker_without_partitions_is_ready(serving: Serving) -> None:
     first, second = Watching(serving), Watching(serving)
     with serving.running(**first.settings) as one:
         two = second.start()
@@ -287,7 +262,6 @@ def test_a_worker_without_partitions_is_ready(
         bodies = [serving.get(w.port, "/health")[1]["partitions"] for w in (first, second)]
         assert sorted(map(len, bodies)) == [0, 1]
         two.stop()
-    serving.redis.close()
 
 
 def test_a_halt_neither_restarts_the_worker_nor_starves_the_other_partitions(
@@ -322,7 +296,7 @@ def test_a_port_in_use_is_named_before_anything_starts(watching: Watching) -> No
 
 # -- the thread ------------------------------------------------------------------------------------
 
-NOWHERE = Watched("127.0.0.1:1", "t", "g", limit_s=0.4)
+NOWHERE = Watched(Connection("127.0.0.1:1"), "t", "g", limit_s=0.4)
 
 
 def test_a_log_that_takes_no_line_any_more_does_not_keep_a_stuck_worker(

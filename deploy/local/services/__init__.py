@@ -4,6 +4,7 @@ Each service is a context manager over a child program on free loopback ports; n
 interpreter. Not part of the wheel: pytest and mypy have `deploy` on their path, scripts add it.
 """
 
+from .certificates import Authority, Certificate, missing_for_certificates
 from .child import Child, ServiceError, accepts_connections, free_ports
 from .jars import DEFAULT_VERSION, fetch_jars, missing_for_kafka
 from .kafka import (
@@ -17,17 +18,21 @@ from .kafka import (
 )
 from .kafka_admin import KafkaBrokers
 from .kafka_cluster import ClusterBroker, KafkaCluster
+from .kafka_secured import SecuredKafka, grant
 from .proxy import Proxy
 from .service import Service
 from .valkey import Valkey
 from .valkey_cluster import ValkeyCluster
 from .valkey_replicated import ValkeyReplicated
+from .valkey_secured import SecuredValkey
 
 __all__ = [
     "DEFAULT_VERSION",
     "EMBEDDED",
     "FAST_START",
     "ApacheKafka",
+    "Authority",
+    "Certificate",
     "Child",
     "ClusterBroker",
     "EmbeddedKafka",
@@ -35,6 +40,8 @@ __all__ = [
     "KafkaCluster",
     "KafkaService",
     "Proxy",
+    "SecuredKafka",
+    "SecuredValkey",
     "Service",
     "ServiceError",
     "Valkey",
@@ -44,6 +51,8 @@ __all__ = [
     "apache_or_embedded",
     "fetch_jars",
     "free_ports",
+    "grant",
+    "missing_for_certificates",
     "missing_for_kafka",
     "wanted_version",
 ]

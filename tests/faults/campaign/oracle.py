@@ -29,7 +29,7 @@ def judge(scene: Scene, archive: Archive, exactly_once: bool, require_from: int 
     """
     target = Target(
         bundle=scene.bundle.path,
-        brokers=scene.kafka.address,
+        kafka=scene.kafka.address,
         input=scene.input,
         output=scene.output,
         dead_letter=scene.dead_letter,

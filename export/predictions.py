@@ -1,0 +1,158 @@
+"""Outputs in, predictions out: the bytes that consumers parse, and how a key is shown in them.
+
+Owns the JSON of a prediction. It knows the output spec, never Kafka, models or state. Called by the
+worker and by keyfold-verify, many predictions at once; imported through events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
+
+# A prediction carries its key twice, and must fit a topic's default limit of 1 MiB.
+MAX_KEY_BYTES = 64 * 1024
+
+
+def why_no_key(key: bytes | None) -> str | None:
+    """Say why a record's key cannot be one; None: it can."""
+    if key is None:
+        return "the record's key is null"
+    if len(key) > MAX_KEY_BYTES:
+        return f"the record's key is longer than {MAX_KEY_BYTES} bytes"
+    return None
+
+
+def key_fragment(key: bytes) -> bytes:
+    """Return the JSON member that shows a key: "key" if it is UTF-8, else "key_b64"."""
+    try:
+        return b'"key":' + orjson.dumps(key.decode())
+    except UnicodeDecodeError:
+        return b'"key_b64":' + msgspec.json.encode(key)  # msgspec writes bytes as base64
+
+
+@dataclass(frozen=True, slots=True)
+class Caused:
+    """What caused N predictions, column by column."""
+
+    offsets: Sequence[int]  # of the records
+    keys: Sequence[bytes]  # key_fragment() of the records' keys
+    times_ms: Sequence[int]  # event times
+    steps: Sequence[int]  # of the key, this event's included: 1 for a key's first event
+    gaps: Sequence[bool] | None = None  # the key's history may miss lost events; None: nowhere
+
+
+class PredictionEncoder:
+    """Writes predictions of one bundle: a pure function of (log, bundle), no wall clock."""
+
+    def __init__(self, outputs: OutputSpec, bundle_id: str, topic: str) -> None:
+        self._outputs = outputs
+        self._tail = b',"bundle":' + orjson.dumps(bundle_id) + b"}"
+        self._topic = topic.encode()
+        self._labels = [orjson.dumps(name) for name in outputs.names]
+        self._form = _forecast_form(outputs.forecast) if outputs.forecast is not None else b""
+        self._anomaly = outputs.anomaly
+        fields = outputs.forecast.fields if outputs.forecast is not None else ()
+        self._fields = [orjson.dumps(name) for name in fields]
+
+    def encode(
+        self,
+        partition: int,
+        caused: Caused,
+        y: NDArray[np.float32],
+        scores: NDArray[np.float32] | None = None,
+    ) -> list[bytes]:
+        """Write one prediction per row of y (N,O); `scores` (N,S) are Back's where there is one."""
+        place = b"%b:%d" % (self._topic, partition)
+        form = (
+            b'{"id":"%b:%%d:0","about":"%b:%%d",%%b,"time":%%d,"output":%%b,"steps":%%d,"cold":%%b'
+            % (place, place)
+            + self._tail
+        )
+        true, false = b"true", b"false"
+        outputs = self.outputs(y, scores)
+        columns = (caused.offsets, caused.keys, caused.times_ms, outputs, caused.steps)
+        payloads = [
+            form % (offset, offset, key, time, output, steps, true if steps == 1 else false)
+            for offset, key, time, output, steps in zip(*columns, strict=True)
+        ]
+        for row, gap in enumerate(caused.gaps or ()):
+            if gap:
+                payloads[row] = payloads[row][:-1] + b',"gap":true}'
+        return payloads
+
+    def outputs(
+        self, y: NDArray[np.float32], scores: NDArray[np.float32] | None = None
+    ) -> list[bytes]:
+        """Write each row of y (N,O) as the prediction's "output" object."""
+        rows = _texts(y)
+        if self._outputs.kind == "classification":
+            labels = self._labels
+            return [
+                b'{"label":%b,"probabilities":[%b]}' % (labels[best], row)
+                for best, row in zip(y.argmax(axis=1).tolist(), rows, strict=True)
+            ]
+        if self._outputs.kind == "forecast":
+            written = [self._form % tuple(row.split(b",")) for row in rows]
+            if scores is None or self._anomaly is None:
+                return [forecast + b"}" for forecast in written]
+            anomalies = self._anomalies(self._anomaly, scores)
+            return [
+                forecast + b',"anomaly":' + anomaly + b"}"
+                for forecast, anomaly in zip(written, anomalies, strict=True)
+            ]
+        if len(self._labels) == 1:
+            head = b"{" + self._labels[0] + b":"
+            return [head + row + b"}" for row in rows]
+        members = [label.replace(b"%", b"%%") + b":%b" for label in self._labels]
+        form = b"{" + b",".join(members) + b"}"
+        return [form % tuple(row.split(b",")) for row in rows]
+
+    def _anomalies(self, anomaly: Anomaly, scores: NDArray[np.float32]) -> list[bytes]:
+        """Write each row of scores (N,S) as the member "anomaly"."""
+        written = []
+        for text, numbers in zip(_texts(scores), scores.tolist(), strict=True):
+            score, field, *own = numbers
+            if math.isnan(score):
+                written.append(b'{"score":null,"field":null,"flag":false}')
+                continue
+            threshold, judged = own or (anomaly.threshold, score)
+            parts = text.split(b",")
+            # Nobody else knows the key's own threshold and what is compared with it.
+            extra = b',"threshold":%b,"smoothed":%b' % (parts[2], parts[3]) if own else b""
+            written.append(
+                b'{"score":%b,"field":%b,"flag":%b%b}'
+                % (
+                    parts[0],
+                    self._fields[int(field)],
+                    b"true" if judged > threshold else b"false",
+                    extra,
+                )
+            )
+        return written
+
+
+def _texts(rows: NDArray[np.float32]) -> list[bytes]:
+    """Write each row's numbers, comma between them, NaN as null."""
+    # One call writes the whole array, each number as the shortest text that reads back as the
+    # same float32; the rows are cut out of it.
+    text = orjson.dumps(np.ascontiguousarray(rows, np.float32), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[2:-2].split(b"],[") if len(rows) else []
+
+
+def _forecast_form(forecast: Forecast) -> bytes:
+    """Return the output object of a forecast without its last brace, %b for each number."""
+    ends = [orjson.dumps(f"{quantile:g}") + b":%b" for quantile in forecast.quantiles]
+    value = b"{" + b",".join(ends) + b"}" if ends else b"%b"
+    ahead = b",".join(b'"%d":%b' % (horizon, value) for horizon in forecast.horizons)
+    fields = b",".join(
+        orjson.dumps(name).replace(b"%", b"%%") + b":{" + ahead + b"}" for name in forecast.fields
+    )
+    return b'{"forecast":{' + fields + b"}"

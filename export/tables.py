@@ -1,0 +1,272 @@
+"""Event logs in files, row by row: CSV, JSON lines, Parquet; the one reader of training and worker.
+
+Owns how a row of a table is written as the JSON object that a producer would send, so that a log is
+served as it was learned. Knows nothing of keys, features or Kafka. Called by training (sources,
+init), by the worker's event_log and by scoring.
+
+Rules for a CSV cell: spaces around it do not count; one of `missing` is null; what reads as a
+number is a number, except integers that are written as no integer is ("007"), which are names, as
+is everything else. "True" stays text, which a boolean field accepts.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import orjson
+
+from keyfold.export.errors import Crash
+
+PARQUET_ROWS = 16_384  # read at a time: bounds memory
+# What pandas.read_csv takes for a missing value (keep_default_na, pandas 2.2).
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+)  # fmt: skip
+
+Row = tuple[int, bytes]  # number of the line or row, from 1; a JSON object
+
+
+class TableError(Crash):
+    """A file cannot be read, or not in the form that was named."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableForm:
+    """How CSV files are written; other kinds need no description."""
+
+    separator: str = ","  # between cells, one character
+    decimal: str = "."  # sign before decimals: "." or ","
+    encoding: str = "utf-8"  # of the text
+    missing: frozenset[str] = MISSING  # cells that hold nothing
+
+    def __post_init__(self) -> None:
+        if len(self.separator) != 1 or self.separator in '"\r\n':
+            raise TableError(f"csv_separator: expected one character, got {self.separator!r}")
+        if self.decimal not in (".", ","):
+            raise TableError(f"csv_decimal: expected '.' or ',', got {self.decimal!r}")
+        try:
+            "".encode(self.encoding)
+        except LookupError as error:
+            raise TableError(
+                f"csv encoding: expected a name such as 'utf-8' or 'latin-1', got {self.encoding!r}"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form as a bundle's provenance holds it."""
+        return {
+            "separator": self.separator,
+            "decimal": self.decimal,
+            "encoding": self.encoding,
+            "null_words": sorted(self.missing - MISSING),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TableForm:
+        """Read that; what is not said is as usual."""
+        usual = cls()
+        return cls(
+            data.get("separator", usual.separator),
+            data.get("decimal", usual.decimal),
+            data.get("encoding", usual.encoding),
+            MISSING | set(data.get("null_words", ())),
+        )
+
+
+def file_key(source: str) -> bytes:
+    """Return the key of a file's rows when no field holds it: its name without its endings."""
+    return Path(Path(source).name.removesuffix(".gz")).stem.encode()
+
+
+def row_name(path: Path) -> str:
+    """Say what the number of a row of this file counts: "line" or "row"."""
+    return "line" if _suffix(path) in (".jsonl", ".ndjson") else "row"
+
+
+def read_rows(path: Path, form: TableForm | None = None) -> Iterator[Row]:
+    """Yield a file's rows in order, with their numbers; empty lines are passed over.
+
+    A ".gz" behind the suffix of CSV and JSON lines is unpacked. Raises TableError naming the file,
+    and the row where there is one. What a line of JSON holds is not looked at.
+    """
+    readers: dict[str, Callable[[Path, TableForm], Iterator[Row]]] = {
+        ".csv": _csv, ".tsv": _csv, ".jsonl": _lines, ".ndjson": _lines, ".parquet": _parquet,
+    }  # fmt: skip
+    suffix = _suffix(path)
+    if suffix not in readers:
+        raise TableError(f"{path}: expected one of {', '.join(readers)}, got {suffix!r}")
+    if not path.is_file():
+        raise TableError(f"{path}: expected an event log, got no such file")
+    number = 0
+    try:
+        for number, value in readers[suffix](path, form or TableForm()):
+            yield number, value
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{path}, after {row_name(path)} {number}: expected text in {error.encoding}, got byte "
+            f"0x{error.object[error.start]:02x}; save the file as UTF-8 or name its encoding"
+        ) from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise TableError(
+            f"{path}, after {row_name(path)} {number}: cannot be read: {error}"
+        ) from error
+
+
+def read_lines(stream: BinaryIO) -> Iterator[Row]:
+    """Yield the JSON lines of a stream, such as standard input."""
+    for number, line in enumerate(stream, 1):
+        value = line.strip()
+        if value:
+            yield number, value
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
+def _lines(path: Path, form: TableForm) -> Iterator[Row]:
+    with _open(path) as stream:
+        yield from read_lines(stream)
+
+
+# -- CSV -------------------------------------------------------------------------------------------
+
+
+def _csv(path: Path, form: TableForm) -> Iterator[Row]:
+    # utf-8-sig: Excel writes a byte order mark, which is no part of the first name.
+    encoding = "utf-8-sig" if form.encoding.lower() in ("utf-8", "utf8") else form.encoding
+    separator = "\t" if _suffix(path) == ".tsv" and form.separator == "," else form.separator
+    read = cell_reader(form)
+    with _open(path) as stream, io.TextIOWrapper(stream, encoding, newline="") as text:
+        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        names = _names(path, next(rows, []))
+        number = 0
+        for cells in rows:
+            if not cells:
+                continue
+            number += 1
+            if len(cells) > len(names) and any(cells[len(names) :]):
+                raise TableError(
+                    f"{path}, row {number}: expected {len(names)} cells as in the first line, got "
+                    f"{len(cells)}; is {separator!r} the separator?"
+                )
+            row = {name: None for name in names if name} | {
+                name: read(cell) for name, cell in zip(names, cells, strict=False) if name
+            }
+            yield number, orjson.dumps(row)
+
+
+def _names(path: Path, header: Sequence[str]) -> list[str]:
+    """Return the names of the columns; one without a name (pandas' index) is left out later."""
+    names = [name.strip() for name in header]
+    repeated = sorted({name for name in names if name and names.count(name) > 1})
+    if repeated:
+        raise TableError(
+            f"{path}: expected distinct column names, got twice: {', '.join(repeated)}"
+        )
+    return names
+
+
+def cell_reader(form: TableForm) -> Callable[[str], float | int | str | None]:
+    """Return the function that reads a cell as JSON would show it."""
+    missing, comma = form.missing, form.decimal == ","
+
+    def read(text: str) -> float | int | str | None:
+        text = text.strip()
+        if text in missing:
+            return None
+        try:
+            whole = int(text)
+        except ValueError:
+            pass
+        else:
+            # "007", "1_000" and an over-long integer are names, not numbers.
+            return whole if str(whole) == text and abs(whole) < 2**63 else text
+        written = text
+        if comma:
+            # "1.234,5" may mean two numbers: with a decimal comma, what has a point is text.
+            if "." in text:
+                return text
+            written = text.replace(",", ".", 1)
+        try:
+            number = float(written)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) and "_" not in text else text
+
+    return read
+
+
+# -- Parquet ---------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, form: TableForm) -> Iterator[Row]:
+    if path.suffix == ".gz":
+        raise TableError(f"{path}: expected Parquet, which is compressed itself; unpack the .gz")
+    try:
+        import pyarrow  # heavy, and only this kind of file needs it
+        import pyarrow.parquet
+    except ImportError as error:
+        raise TableError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for part in table.iter_batches(batch_size=PARQUET_ROWS):
+                for row in _whole_us(part).to_pylist():
+                    number += 1
+                    yield number, _dumps(path, number, row)
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        raise TableError(f"{path}, after row {number}: not readable as Parquet: {error}") from error
+
+
+def _whole_us(part: Any) -> Any:
+    """Round times in ns, which Python's datetime does not have, down to us."""
+    import pyarrow
+
+    fields = [
+        pyarrow.field(field.name, pyarrow.timestamp("us", field.type.tz))
+        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns"
+        else field
+        for field in part.schema
+    ]
+    return pyarrow.Table.from_batches([part]).cast(pyarrow.schema(fields), safe=False)
+
+
+def _dumps(path: Path, number: int, row: Any) -> bytes:
+    try:
+        return orjson.dumps(row, _plain, orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        # orjson gives what _plain raised as the cause.
+        raise TableError(
+            f"{path}, row {number}: has no form in JSON: {error.__cause__ or error}"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has instead of a value of a Parquet column."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise TypeError("a column of bytes that are no text") from error
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, time):
+        return value.isoformat()
+    raise TypeError(f"a column of {type(value).__name__}")

@@ -1,0 +1,281 @@
+"""keyfold-train init: from logs as they are found to a training.toml that says why."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from keyfold.training.cli import main
+from keyfold.training.config import read_config
+from keyfold.training.data import read_log
+from keyfold.training.learned import learn
+from keyfold.training.split import split
+
+START = datetime(2024, 3, 1)
+
+
+def init(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run init, check that what it wrote can be read in, and return the settings."""
+    out = folder / "training.toml"
+    assert main(["init", *arguments, "--out", str(out)]) == 0
+    config = read_config(out)
+    log = read_log(config)
+    learn(log, split(log.sequences, config.split).train)
+    return tomllib.loads(out.read_text(encoding="utf-8"))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["init", *arguments, "--out", "/nonexistent/training.toml"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def write(
+    file: Path, rows: Sequence[Sequence[object]], separator: str = ",", encoding: str = "utf-8"
+) -> str:
+    text = "".join(separator.join(map(str, row)) + "\n" for row in rows)
+    file.write_bytes(text.encode(encoding))
+    return str(file)
+
+
+def wave(i: int, key: int = 0) -> float:
+    return 20 + key + 5 * float(np.sin(i / 9)) + 0.1 * ((7 * i) % 11)
+
+
+def test_a_spreadsheet_from_germany_is_read_as_it_is(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["Zeit", "Maschine", "Temperatur °C", "Druck", "Zustand", "Ort"]]
+    for i in range(200):
+        for key in range(2):
+            moment = START + timedelta(minutes=i)
+            temperature = ["", "NA", "---"][i % 3] if i % 40 == 7 else f"{wave(i, key):.2f}"
+            rows.append([
+                moment.strftime("%d.%m.%Y %H:%M"), f"M{key}", temperature.replace(".", ","),
+                f"{1 + i % 5}", "läuft" if i % 7 else "steht", "Halle 3",
+            ])  # fmt: skip
+    rows[5], rows[9] = rows[9], rows[5]
+    file = write(tmp_path / "werte.csv", rows, ";", "latin-1")
+    data = init(tmp_path, file)["data"]
+    assert (data["csv_separator"], data["csv_decimal"], data["csv_encoding"]) == (
+        ";",
+        ",",
+        "latin-1",
+    )
+    assert (data["key_field"], data["time_field"]) == ("Maschine", "Zeit")
+    assert data["time_unit"] == "%d.%m.%Y %H:%M"
+    assert data["features"] == ["Temperatur °C", "Druck", "Zustand"]
+    assert data["categories"] == ["Zustand"]
+    assert data["missing_last"] == ["Temperatur °C"]
+    assert data["null_words"] == ["---"]
+    text = (tmp_path / "training.toml").read_text(encoding="utf-8")
+    assert "left out: Ort: always the same" in text
+    assert "rows stand before an earlier row of their key" in text
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_second"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)]
+)
+def test_the_unit_of_a_number_of_time_is_told_by_its_size(
+    tmp_path: Path, unit: str, per_second: int
+) -> None:
+    rows = [["device_id", "ts", "a"]]
+    rows += [
+        [f"d{i % 2}", str((1_700_000_000 + i) * per_second), f"{wave(i):.3f}"] for i in range(60)
+    ]
+    data = init(tmp_path, write(tmp_path / "log.csv", rows))["data"]
+    assert (data["key_field"], data["time_field"], data["time_unit"]) == ("device_id", "ts", unit)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "unit"),
+    [
+        ("%Y-%m-%dT%H:%M:%S+02:00", "iso"),
+        ("%Y-%m-%d %H:%M:%S", "iso"),
+        ("%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M:%S %p"),
+        ("%d/%m/%y %H:%M:%S", "%d/%m/%y %H:%M:%S"),
+    ],
+)
+def test_the_form_of_a_time_as_text_is_found(tmp_path: Path, pattern: str, unit: str) -> None:
+    rows = [["time", "a"]]
+    rows += [
+        [(START + timedelta(hours=11 * i)).strftime(pattern), f"{wave(i):.3f}"] for i in range(60)
+    ]
+    data = init(tmp_path, write(tmp_path / "log.csv", rows))["data"]
+    assert data["time_unit"] == unit
+    assert ("time_zone" in data) == ("+" not in pattern)
+
+
+def test_a_date_that_could_be_either_is_read_as_day_first_and_says_so(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["time", "a"]]
+    rows += [[f"03/04/2024 {i // 60:02d}:{i % 60:02d}", wave(i)] for i in range(90)]
+    file = write(tmp_path / "log.csv", rows)
+    assert init(tmp_path, file)["data"]["time_unit"] == "%d/%m/%Y %H:%M"
+    text = (tmp_path / "training.toml").read_text(encoding="utf-8")
+    assert "day before month (--time-format says" in " ".join(text.replace("#", "").split())
+    told = ("--time", "time", "--time-format", "%m/%d/%Y %H:%M", "--force")
+    assert init(tmp_path, file, *told)["data"]["time_unit"] == "%m/%d/%Y %H:%M"
+
+
+def test_nested_members_booleans_and_categories_of_json_are_fields(tmp_path: Path) -> None:
+    lines = []
+    for i in range(120):
+        reading = {"temp": wave(i)} if i % 9 else {}
+        event = {
+            "meta": {"serial": f"s{i % 3}"}, "at": 1_700_000_000_000 + 1000 * i,
+            "readings": reading, "on": i % 4 == 0, "mode": ["auto", "hand"][i // 30 % 2],
+            "tags": [1],
+        }  # fmt: skip
+        lines.append(json.dumps(event))
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join([*lines, "{broken"]), encoding="utf-8")
+    data = init(tmp_path, str(file))["data"]
+    assert data["key_field"] == "meta.serial"
+    assert data["features"] == ["readings.temp", "on", "mode"]
+    assert (data["booleans"], data["categories"]) == (["on"], ["mode"])
+    assert data["missing_last"] == ["readings.temp"]
+    assert data["max_reject_share"] > 1 / 121
+
+
+def test_one_sensor_per_row_is_the_long_format(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["asset", "sensor", "value", "time"]]
+    for i in range(100):
+        for k, sensor in enumerate(("temp", "rpm")):
+            rows.append(
+                [f"a{i % 2}", sensor, f"{wave(i, 100 * k):.3f}", 1_700_000_000 + 10 * i + k]
+            )
+    data = init(tmp_path, write(tmp_path / "long.csv", rows))["data"]
+    assert (data["long_name"], data["long_value"]) == ("sensor", "value")
+    assert data["features"] == ["temp", "rpm"]
+    assert (data["key_field"], data["missing"]) == ("asset", "last")
+
+
+def test_a_file_without_a_key_is_a_key_of_its_own(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / f"pump{n}.csv",
+              [["ts", "a"], *([1_700_000_000 + i, f"{wave(i):.2f}"] for i in range(50))])
+        for n in range(2)
+    ]  # fmt: skip
+    assert init(tmp_path, *files)["data"]["key_field"] == ""
+    log = read_log(read_config(tmp_path / "training.toml"))
+    assert [sequence.key for sequence in log.sequences] == ["pump0", "pump1"]
+
+
+def test_a_log_without_a_time_is_held_out_by_order(tmp_path: Path) -> None:
+    rows = [["a", "b"], *([f"{wave(i):.3f}", f"{wave(2 * i):.3f}"] for i in range(80))]
+    settings = init(tmp_path, write(tmp_path / "log.csv", rows))
+    assert "time_field" not in settings["data"]
+    assert settings["split"]["by"] == "order"
+
+
+def test_parquet_with_times_of_its_own_kind_is_read(tmp_path: Path) -> None:
+    times = [START + timedelta(seconds=5 * (i // 2)) for i in range(100)]
+    table = {
+        "asset_id": [i % 2 for i in range(100)],
+        "when": times,
+        "a": [wave(i) for i in range(100)],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "log.parquet")
+    data = init(tmp_path, str(tmp_path / "log.parquet"))["data"]
+    assert (data["key_field"], data["time_field"], data["time_unit"]) == ("asset_id", "when", "iso")
+
+
+def test_irregular_events_and_gaps_are_said_and_used(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["time", "a"]]
+    moment = 1_700_000_000
+    for i in range(200):
+        moment += 86_400 if i in (60, 120) else 10 + (i * 7) % 13
+        rows.append([moment, f"{wave(i):.3f}"])
+    data = init(tmp_path, write(tmp_path / "log.csv", rows))["data"]
+    assert data["since_last"] is True
+    text = (tmp_path / "training.toml").read_text(encoding="utf-8")
+    assert "irregular; 2 gaps, the longest 24 h" in " ".join(text.replace("#", "").split())
+    assert "# reset_after_s = " in text
+
+
+def test_what_looks_like_a_label_is_left_out_until_it_is_named(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["time", "a", "rul"]]
+    rows += [[1_700_000_000 + i, f"{wave(i):.3f}", 300 - i] for i in range(80)]
+    file = write(tmp_path / "log.csv", rows)
+    assert init(tmp_path, file)["data"]["features"] == ["a"]
+    data = init(tmp_path, file, "--label", "rul", "--force")["data"]
+    assert (data["label"], data["kind"]) == ("rul", "regression")
+
+
+def test_the_same_log_gives_the_same_text(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["time", "id", "a"]]
+    rows += [[1_700_000_000 + i, i % 4, f"{wave(i):.3f}"] for i in range(80)]
+    file = write(tmp_path / "log.csv", rows)
+    init(tmp_path, file)
+    first = (tmp_path / "training.toml").read_text(encoding="utf-8")
+    init(tmp_path, file, "--force")
+    assert (tmp_path / "training.toml").read_text(encoding="utf-8") == first
+
+
+def test_what_init_prints_and_writes_fits_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: list[object] = [f"a long name of a sensor {n}" for n in range(30)]
+    rows: list[list[object]] = [["time", *names, "empty"]]
+    rows += [[1_700_000_000 + i, *(f"{wave(i, n):.3f}" for n in range(30)), ""] for i in range(60)]
+    (tmp_path / "d").mkdir()
+    init(tmp_path / "d", write(tmp_path / "l.csv", rows))
+    printed = capsys.readouterr().out
+    shown = [line for line in printed.splitlines() if str(tmp_path) not in line]
+    written = (tmp_path / "d" / "training.toml").read_text(encoding="utf-8").splitlines()
+    long = [line for line in (*shown, *written) if len(line) > 80 and str(tmp_path) not in line]
+    assert not long
+    assert "next: keyfold-train " in printed
+
+
+def test_an_existing_file_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "training.toml"
+    out.write_text("mine", encoding="utf-8")
+    assert main(["init", "log.csv", "--out", str(out)]) == 1
+    assert "exists already; --force writes over it" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "mine"
+
+
+def test_what_cannot_be_told_is_asked_for_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [f"2024-01-01T{i:02d}:00:00" for i in range(24)]
+    plain = [
+        ["time", "x"],
+        *([t, f"{wave(i * 4 + k):.3f}"] for i, t in enumerate(times) for k in range(4)),
+    ]
+    error = refusal(capsys, write(tmp_path / "a.csv", plain))
+    assert "75% of the rows share their time with another row" in error
+    assert "--key COLUMN names it" in error
+    halves = [["site", "line", "time", "x"]]
+    halves += [[s, n, t, f"{wave(i):.3f}"] for i, t in enumerate(times) for s in "AB" for n in "12"]
+    error = refusal(capsys, write(tmp_path / "b.csv", halves))
+    assert "expected the key in one column, got 'site' and 'line'" in error
+    apart = [
+        ["Date", "Time", "x"],
+        *(
+            [f"{d + 1:02d}/01/2024", f"{h:02d}:00:00", f"{wave(h):.2f}"]
+            for d in range(20)
+            for h in range(24)
+        ),
+    ]
+    error = refusal(capsys, write(tmp_path / "c.csv", apart))
+    assert "expected the time in one column, got 'Date' and 'Time'" in error
+    error = refusal(capsys, write(tmp_path / "d.csv", plain), "--key", "nobody")
+    assert "--key nobody: expected a column of" in error
+    error = refusal(
+        capsys, write(tmp_path / "d.csv", plain), "--time-format", "%H", "--time", "time"
+    )
+    assert "--time time: expected times, got '2024-01-01T00:00:00'" in error
+    error = refusal(capsys, write(tmp_path / "e.csv", [["a", "b"], ["x", "y"], ["x", "z"]]))
+    assert "expected at least one column of numbers that change" in error

@@ -1,0 +1,248 @@
+"""One owner and a handover, on a real Valkey: it stops, answers, goes on, and gives up waiting.
+
+Kafka is a list in memory; the other group and the operator are written into the record here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory_log import MemoryLog, Rec, Worker, event, running
+from tiny_bundle import make_tiny_bundle
+
+from keyfold.worker import handover as handover_module
+from keyfold.worker import listener as listener_module
+from keyfold.worker import owner as owner_module
+from keyfold.worker.handover import Handovers
+from keyfold.worker.handover_store import HandoverStore
+from keyfold.worker.model import Model
+from keyfold.worker.partition import Rules
+from local.services import Valkey
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_module, "AUDIT_S", 0.02)
+    monkeypatch.setattr(listener_module, "LISTEN_S", 0.02)
+    monkeypatch.setattr(listener_module, "PROPOSAL_S", 0.01)
+    monkeypatch.setattr(owner_module, "PROPOSAL_S", 0.01)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+def events(first: int, end: int) -> list[Rec]:
+    return [event(i, b"k%d" % (i % 3), i / 7, -i / 5) for i in range(first, end)]
+
+
+class Record:
+    """The record of handovers, as the others change it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._store = HandoverStore(worker.store.redis, worker.log.topic, "out")
+        self._worker = worker
+        self.is_now = Handovers()
+
+    async def read(self) -> Handovers:
+        self.is_now = await self._store.read(0)
+        return self.is_now
+
+    async def set(self, after: Handovers | None) -> None:
+        """Replace the record as it was read last."""
+        assert after is not None
+        assert await self._store.swap(0, self.is_now, after) == after
+        self.is_now = after
+
+    async def until(self, what: Any) -> Handovers:
+        """Wait until the record is so."""
+        seen: list[Handovers] = []
+
+        async def look() -> None:
+            while True:
+                record = await self.read()
+                if what(record):
+                    seen.append(record)
+                    return
+                await asyncio.sleep(0.002)
+
+        task = asyncio.create_task(look())
+        try:
+            await self._worker.until(lambda: seen)
+        finally:
+            task.cancel()
+        return seen[0]
+
+
+def offsets(worker: Worker) -> list[int]:
+    """Return the offsets whose predictions were emitted, in order."""
+    return [int(id_.split(":")[-2]) for id_ in worker.emitter.ids()]
+
+
+def ready(record: Handovers) -> tuple[str, ...]:
+    return () if record.proposal is None else record.proposal.ready
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_the_group_that_emits_stops_at_the_proposed_offset_and_then_folds_silently(
+    model: Model, log: MemoryLog, valkey: Valkey, exactly_once: bool
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        rules = Rules(exactly_once=exactly_once)
+        async with running(model, log, valkey.url, 0, group="old", rules=rules) as worker:
+            await worker.until_saved(10)
+            record = Record(worker)
+            await record.set(Handovers().wait("new").propose("old", "new", 15))
+            heard = worker.owners[0].partition.voice
+            await worker.until(lambda: heard.proposal is not None)
+            log.append(*events(10, 30))
+            await record.until(lambda r: ready(r) == ("old",))
+            assert worker.owners[0].partition.saved == 15
+            assert offsets(worker) == [*range(15)]
+            await record.set(record.is_now.ready("new"))
+            assert record.is_now.proposal is not None
+            await record.set(record.is_now.decide(record.is_now.proposal.number))
+            await worker.until_saved(30)
+            assert offsets(worker) == [*range(15)]
+            assert (await worker.meta())["keys"] == "3"
+
+    run(main())
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_the_group_that_waits_is_silent_until_it_is_handed_the_outputs(
+    model: Model, log: MemoryLog, valkey: Valkey, exactly_once: bool
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        rules = Rules(exactly_once=exactly_once, silent=True)
+        async with running(model, log, valkey.url, 0, group="new", rules=rules) as worker:
+            await worker.until_saved(10)
+            record = Record(worker)
+            await record.until(lambda r: r.waiting == ("new",))
+            await record.set(record.is_now.propose("old", "new", 10))
+            await record.until(lambda r: ready(r) == ("new",))
+            log.append(*events(10, 20))
+            assert record.is_now.proposal is not None
+            await record.set(record.is_now.ready("old"))
+            assert worker.owners[0].partition.applied == 10
+            await record.set(record.is_now.decide(record.is_now.proposal.number))
+            await worker.until_saved(20)
+            assert offsets(worker) == [*range(10, 20)]
+        # A restart with settings that say something else replays nothing below the seam.
+        log.append(*events(20, 25))
+        rules = Rules(exactly_once=exactly_once)
+        async with running(model, log, valkey.url, 0, group="new", rules=rules) as worker:
+            await worker.until_saved(25)
+            assert offsets(worker) == [*range(20, 25)]
+
+    run(main())
+
+
+def test_replay_over_a_seam_emits_each_side_s_own_only(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 30))
+        agreed = Handovers().wait("new").propose("old", "new", 12).ready("old").ready("new")
+        for group, mine in (("old", range(12)), ("new", range(12, 30))):
+            async with running(model, log, valkey.url, group=group) as worker:
+                if group == "old":
+                    await Record(worker).set(agreed.decide(2))
+                log.offsets.clear()  # the other group's
+                worker.assign(0)
+                await worker.until_saved(30)
+                assert offsets(worker) == [*mine]
+
+    run(main())
+
+
+def test_who_waits_too_long_at_a_proposal_withdraws_it_and_goes_on(
+    model: Model, log: MemoryLog, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover_module, "GIVE_UP_S", 0.3)
+
+    async def main() -> None:
+        log.append(*events(0, 10))
+        async with running(model, log, valkey.url, 0, group="old") as worker:
+            await worker.until_saved(10)
+            record = Record(worker)
+            await record.set(Handovers().wait("new").propose("old", "new", 10))
+            await record.until(lambda r: ready(r) == ("old",))
+            log.append(*events(10, 20))
+            await record.until(lambda r: r.proposal is None)
+            assert not record.is_now.seams
+            await worker.until_saved(20)
+            assert offsets(worker) == [*range(20)]
+
+    run(main())
+
+
+def test_owner_that_takes_over_while_a_proposal_stands_stops_there_too(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        async with running(model, log, valkey.url, 0, group="old") as worker:
+            await worker.until_saved(10)
+            record = Record(worker)
+            await record.set(Handovers().wait("new").propose("old", "new", 10))
+            await record.until(lambda r: ready(r) == ("old",))
+        log.append(*events(10, 20))
+        async with running(model, log, valkey.url, 0, group="old", nonce="next") as worker:
+            heard = worker.owners[0].partition.voice
+            await worker.until(lambda: heard.heard and worker.owners[0].waiting)
+            assert worker.owners[0].room() == 0
+            record = Record(worker)
+            assert ready(await record.read()) == ("old",)
+            assert offsets(worker) == []
+
+    run(main())
+
+
+def test_at_least_once_owner_refuses_a_proposal_below_what_a_killed_one_may_have_emitted(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        async with running(model, log, valkey.url, 0, group="old") as worker:
+            await worker.until_saved(10)
+            record = Record(worker)
+            await record.set(Handovers().wait("new").propose("old", "new", 10))
+        # Killed before it has heard, and perhaps after it has emitted more.
+        log.append(*events(10, 20))
+        async with running(model, log, valkey.url, 0, group="old", nonce="next") as worker:
+            record = Record(worker)
+            await record.until(lambda r: r.proposal is not None and r.proposal.beyond == 20)
+
+    run(main())
+
+
+def test_what_redis_forgot_of_an_agreement_is_put_back(
+    model: Model, log: MemoryLog, valkey: Valkey, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        ready_ = Handovers().wait("new").propose("old", "new", 5).ready("old").ready("new")
+        agreed = ready_.decide(2)
+        assert agreed is not None
+        async with running(model, log, valkey.url, group="old") as worker:
+            record = Record(worker)
+            await record.set(agreed)
+            worker.assign(0)
+            await worker.until_saved(10)
+            await record.set(ready_)  # a failover to a replica that lags
+            await record.until(lambda r: r == agreed)
+            assert offsets(worker) == [*range(5)]
+
+    run(main())

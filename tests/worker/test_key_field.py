@@ -1,0 +1,108 @@
+"""Records whose key is not their key field: said in one line, with the two ways out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from first_run import FirstRun
+from live_worker import Key, Serving, Value, make_events
+
+from keyfold.export.bundle import Bundle
+from keyfold.export.event_spec import EventSpec
+from keyfold.worker import key_field
+from keyfold.worker.config import Kafka, read_config
+from keyfold.worker.errors import SetUpError
+from keyfold.worker.key_field import KeyReader, agreement, expect_key_field, two_ways_out
+from keyfold.worker.samples import Taken
+
+SET = "key_field" in Kafka.__dataclass_fields__
+
+
+def records(*pairs: tuple[Key, Value]) -> list[Taken]:
+    return [Taken(offset, 1, key, value) for offset, (key, value) in enumerate(pairs)]
+
+
+def test_records_that_agree_are_counted() -> None:
+    reader = KeyReader("machine", EventSpec())
+    same = records((b"a", b'{"machine":"a"}'), (b"5", b'{"machine":5}'), (b"x", b"{}"))
+    found = agreement(reader, "t", [(0, same)])
+    assert (found.records, found.differ, found.example) == (2, 0, "")
+
+
+def test_first_record_that_differs_is_the_example() -> None:
+    reader = KeyReader("machine", EventSpec())
+    mixed = records(
+        (b"a", b'{"machine":"a"}'), (b"b", b'{"machine":"a"}'), (None, b'{"machine":1}')
+    )
+    found = agreement(reader, "t", [(3, mixed)])
+    assert (found.records, found.differ, found.example) == (3, 2, "t:3:1")
+    line = two_ways_out("machine", found, "t", "w.toml")
+    assert "is not the field 'machine' in 2 of 3 records of t (first at t:3:1)" in line
+    assert "\n" not in line
+
+
+def hook(value: bytes) -> dict[str, str]:
+    """Decode what is not JSON."""
+    return {"machine": value.decode()}
+
+
+def test_field_is_read_through_the_bundle_s_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_field, "json_of", lambda name: lambda value: json.dumps(
+        hook(value)).encode())  # fmt: skip
+    reader = KeyReader("machine", EventSpec(decoder="some.module:hook"))
+    assert reader.key(b"m-1") == b"m-1"
+
+
+def keyed(count: int, right: bool) -> list[tuple[Key, Value]]:
+    """Return events that hold their key, or another one, in the field `key`."""
+    made: list[tuple[Key, Value]] = []
+    for key, value in make_events(count, 5):
+        name = (key or b"").decode() if right else "x"
+        made.append((key, json.dumps({**json.loads(value or b""), "key": name}).encode()))
+    return made
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_only_keys_that_differ_are_refused_before_anything_is_joined(
+    serving: Serving,
+    bundle: Bundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    right: bool,
+) -> None:
+    first = FirstRun(serving, capsys)
+    serving.send(keyed(60, right))
+    config = read_config(first.file, (), {})
+    monkeypatch.setattr(key_field, "configured_key_field", lambda config: "key")
+    if right:
+        expect_key_field(config, bundle.manifest.events, "w.toml")
+        return
+    with pytest.raises(SetUpError, match=r"kafka\.key_field: .* let the producers set it"):
+        expect_key_field(config, bundle.manifest.events, "w.toml")
+
+
+def test_topic_without_records_is_not_refused(
+    serving: Serving,
+    bundle: Bundle,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = read_config(FirstRun(serving, capsys).file, (), {})
+    monkeypatch.setattr(key_field, "configured_key_field", lambda config: "key")
+    expect_key_field(config, bundle.manifest.events, "w.toml")
+
+
+@pytest.mark.skipif(not SET, reason="needs the setting kafka.key_field")
+def test_worker_with_another_key_field_ends_with_one_line_and_nothing_done(
+    serving: Serving, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving.send(keyed(60, right=False))
+    first = FirstRun(serving, capsys)
+    first.settings["kafka"]["key_field"] = "key"
+    worker = serving.worker(kafka__key_field="key")
+    assert worker.wait(60) == 2, worker.log_tail()
+    (line,) = worker.log.read_text().splitlines()
+    assert line.startswith("keyfold-worker: kafka.key_field: the record key is not the field 'key'")
+    assert "keyfold-worker repartition worker.toml --from THEIR_TOPIC" in line
+    assert serving.redis.dbsize() == 0

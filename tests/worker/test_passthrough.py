@@ -1,0 +1,170 @@
+"""Members of the event in its prediction: copied as they are, and checked by the oracle."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from memory_log import MemoryLog, Rec, running
+from tiny_bundle import make_tiny_bundle
+from verify_case import Case, a_log, make_case, only
+
+from keyfold.export.events import EventSpec
+from keyfold.worker.config import SettingsError, read_config
+from keyfold.worker.findings import Fault
+from keyfold.worker.model import Model
+from keyfold.worker.passthrough import Passthrough
+from keyfold.worker.repeated import Repeated, event_digest
+from local.services import Valkey
+
+PATHS = ("site", "meta.line", "a.b.c")
+
+
+def members(value: bytes, paths: tuple[str, ...] = PATHS) -> Any:
+    """Return what a prediction would repeat."""
+    (payload,) = Passthrough(paths, EventSpec()).added([b'{"id":1}'], [value])
+    return json.loads(payload)["event"]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"site": "é", "meta": {"line": [1, {"x": None}]}}, ["é", [1, {"x": None}], None]),
+        ({"meta.line": 7, "meta": {"line": 8}, "a": {"b": {"c": True}}}, [None, 7, True]),
+        ({"site": None, "meta": 3, "a": {"b": [1]}}, [None, None, None]),
+        ({"site": 1e300, "a": {"b.c": 5}}, [1e300, None, None]),
+        ({}, [None, None, None]),
+    ],
+)
+def test_members_are_copied_as_they_are_and_null_where_there_are_none(
+    event: dict[str, Any], expected: list[Any]
+) -> None:
+    assert members(json.dumps(event).encode()) == dict(zip(PATHS, expected, strict=True))
+
+
+def test_a_record_with_bytes_that_are_no_text_repeats_nothing_and_stays_json() -> None:
+    assert members(b'{"site":"x","other":"\xff"}') is None
+
+
+def test_the_mark_of_a_gap_stays_the_last_member() -> None:
+    payload = b'{"id":"in:0:1:0","bundle":"b","gap":true}'
+    (added,) = Passthrough(("site",), EventSpec()).added([payload], [b'{"site":1}'])
+    assert added == b'{"id":"in:0:1:0","bundle":"b","event":{"site":1},"gap":true}'
+
+
+NAMES = st.sampled_from(["site", "meta", "line", "meta.line", "a", "b", "c", "b.c", "a.b"])
+LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text()
+EVENTS = st.dictionaries(
+    NAMES,
+    st.recursive(LEAVES, lambda some: st.lists(some) | st.dictionaries(NAMES, some), max_leaves=8),
+)
+
+
+@given(EVENTS)
+def test_the_oracle_reads_the_same_members(event: dict[str, Any]) -> None:
+    value = json.dumps(event).encode()
+    repeated = Repeated(PATHS, EventSpec())
+    assert event_digest(members(value)) == repeated.digest(value)
+
+
+def repeating(case: Case) -> Case:
+    """Let a case's predictions repeat members, and its verification know it."""
+    values = {record.offset: record.value for record in case.log}
+    passthrough = Passthrough(("site", "time"), case.bundle.manifest.events)
+    for number, (key, payload) in enumerate(case.served.outputs):
+        offset = int(json.loads(payload or b"")["id"].split(":")[2])
+        (added,) = passthrough.added([payload or b""], [values[offset]])
+        case.served.outputs[number] = (key, added)
+    case.passthrough = ("site", "time")
+    return case
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    bundle = make_tiny_bundle(tmp_path)
+    log = [
+        dataclasses.replace(record, value=(record.value or b"").replace(b"{", b'{"site": "s", ', 1))
+        for record in a_log(bundle)
+    ]
+    return repeating(make_case(bundle, log))
+
+
+def test_repeated_members_are_clean(case: Case) -> None:
+    assert not case.verify().counts
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"site": "t", "time": 10_000},
+        {"site": "s", "time": 10_001},
+        {"site": "s"},
+        {"site": "s", "time": 10_000, "more": 1},
+        {"site": "s", "time": "10000"},
+        None,
+        "none",
+        {},
+    ],
+)
+def test_other_members_than_the_event_s_are_found(case: Case, event: Any) -> None:
+    case.change(20, event={"site": "s", "time": 10_000})
+    assert not case.verify().counts
+    case.change(20, event=event)
+    where, expected, _ = only(case.verify(), Fault.WRONG_OUTPUT)
+    assert where == "in:2:20"
+    assert expected.startswith("event: the record's own members")
+
+
+def test_a_prediction_that_repeats_nothing_is_found(case: Case) -> None:
+    number = case.number(20)
+    key, payload = case.served.outputs[number]
+    rest = {name: value for name, value in orjson.loads(payload or b"").items() if name != "event"}
+    case.served.outputs[number] = (key, orjson.dumps(rest))
+    only(case.verify(), Fault.WRONG_OUTPUT)
+
+
+def test_members_that_were_not_asked_for_are_found(case: Case) -> None:
+    case.passthrough = ()
+    assert only(case.verify(), Fault.WRONG_OUTPUT, 39)[2].startswith("event at")
+
+
+@pytest.mark.parametrize("names", ['["a", "a"]', '["a", ""]'])
+def test_names_that_say_nothing_are_refused(tmp_path: Path, names: str) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(
+        '[kafka]\nbrokers = "h:1"\ninput = "i"\noutput = "o"\n'
+        f'[worker]\nbundle = "b"\npassthrough = {names}\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(SettingsError, match="passthrough: expected distinct names of members"):
+        read_config(file)
+
+
+def test_a_worker_s_predictions_repeat_the_members(
+    tmp_path: Path, valkey: Valkey, unique_name: Callable[[str], str]
+) -> None:
+    async def main() -> None:
+        topic = unique_name("in")
+        log = MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
+        values = [{"a": 1, "b": i, "time": i, "site": f"s{i}"} for i in range(40)]
+        for offset, value in enumerate(values):
+            text = b"{" if offset == 7 else json.dumps(value).encode()
+            log.append(Rec(offset, b"k%d" % (offset % 3), text))
+        model = Model(make_tiny_bundle(tmp_path))
+        options: dict[str, Any] = {"passthrough": ("site", "none"), "max_events": 11}
+        async with running(model, log, valkey.url, 0, **options) as worker:
+            await worker.until_saved(40)
+            for _, _, prediction in worker.emitter.sent:
+                offset = int(prediction["id"].split(":")[2])
+                assert prediction["event"] == {"site": f"s{offset}", "none": None}
+            assert len(worker.emitter.sent) == 39
+
+    asyncio.run(main())

@@ -1,0 +1,220 @@
+"""A consumer and its transactional producer: moves records to another key, exactly once.
+
+Owns the clients of keyfold-worker repartition and what one transaction holds: up to CHUNK records,
+and the positions behind them (KIP-447). Whatever does not end well raises Again: what the
+transaction held is not there for readers of committed records, and a new session begins behind the
+last one that ended well. Called by worker/repartition.py, which says what becomes of a record.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from keyfold.export.refusals import acl
+from keyfold.worker.config import Config
+from keyfold.worker.errors import SetUpError
+from keyfold.worker.repartition_merge import Merge
+from keyfold.worker.repartition_work import Moved, Work
+
+log = logging.getLogger(__name__)
+
+FETCH_S = 0.2  # longest wait for records, so that a stop is heard
+CHUNK = 1000  # records of one transaction, at most
+AHEAD = 5000  # records of a partition that wait for those of others; then it is paused
+REPORT_S = 10.0  # between two lines about what was done
+FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
+FORBIDDEN = {
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: ("Write", "transactional-id"),
+    KafkaError.GROUP_AUTHORIZATION_FAILED: ("Read", "group"),
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: ("Read and Write", "topic"),
+}
+
+
+class Again(Exception):
+    """A transaction did not end well: begin anew behind the last one that did."""
+
+
+class Stop(Protocol):
+    """Whether somebody wants it to end."""
+
+    asked: bool
+
+
+class Session:
+    """From a first record, or a failure, to the next failure; use it in a `with` statement."""
+
+    def __init__(self, config: Config, work: Work) -> None:
+        self._work, self._connection = work, config.connection
+        self._timeout_s = config.kafka.request_timeout_s
+        self._merge: Merge[Message] = Merge()
+        self._ours: list[int] = []  # partitions given to us by the group
+        self._paused: set[int] = set()
+        self._letters = 1  # partitions of the dead-letter topic
+        common = {**config.connection.librdkafka(), "log_level": 2}
+        self._consumer = Consumer(
+            {
+                **common,
+                "group.id": work.group,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",  # also waits for unsettled positions
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "queued.max.messages.kbytes": 32 * 1024,
+                "session.timeout.ms": int(config.kafka.session_timeout_s * 1000),
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        self._producer = Producer(
+            {
+                **common,
+                "transactional.id": work.transactional_id,
+                "transaction.timeout.ms": int(config.kafka.transaction_timeout_s * 1000),
+                "partitioner": "murmur2_random",  # Java's
+                "compression.type": config.kafka.compression,
+                "message.max.bytes": work.most_bytes,
+                "linger.ms": 5,
+            }
+        )
+
+    def __enter__(self) -> Session:
+        try:
+            # Ends or aborts what a former program of this name had begun.
+            self._ask("begin", self._producer.init_transactions, self._timeout_s)
+            found = self._producer.list_topics(self._work.dead_letter, self._timeout_s)
+            self._letters = max(len(found.topics[self._work.dead_letter].partitions), 1)
+        except BaseException:
+            self._consumer.close()
+            raise
+        self._consumer.subscribe(
+            [self._work.source], on_assign=self._assigned, on_revoke=self._revoked
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._consumer.close()
+
+    def run(self, stop: Stop, once: bool) -> None:
+        """Move records until told to stop; with `once` until all that is there was moved.
+
+        Raises Again, SetUpError.
+        """
+        reported = time.monotonic()
+        taken: Sequence[tuple[int, Message]] = ()
+        while not stop.asked:
+            self._fetch(0.0 if len(taken) == CHUNK else FETCH_S)
+            taken = self._merge.take(CHUNK)
+            if taken:
+                self._move(taken)
+            elif once and self._ours and self._merge.done():
+                return
+            self._hold_back()
+            if time.monotonic() - reported > REPORT_S:
+                reported = time.monotonic()
+                log.info("%s", self._work)
+
+    # -- consuming ---------------------------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
+        self._ours = [one.partition for one in where]
+        self._merge.assign(self._ours)
+        self._paused.clear()
+
+    def _revoked(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
+        # What waits was not moved: whoever gets the partition next reads it again.
+        self._ours = []
+        self._merge.assign(())
+
+    def _fetch(self, wait_s: float) -> None:
+        # Alone: a poll() before it could return a record of an assignment that ends within it.
+        for message in self._consumer.consume(CHUNK, wait_s):
+            error, partition = message.error(), message.partition()
+            if error is None and partition is not None:
+                self._merge.add(partition, message)
+            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                self._merge.end(partition or 0)
+            elif error is not None:
+                self._refuse(error)
+                log.warning("%s: %s", self._work.source, error.str())
+
+    def _hold_back(self) -> None:
+        """Pause partitions that are far ahead of others, resume them when they are not."""
+        ahead = set(self._merge.full(AHEAD))
+        source = self._work.source
+        if ahead - self._paused:
+            self._consumer.pause([TopicPartition(source, n) for n in ahead - self._paused])
+        less = {number for number in self._paused if number not in self._merge.full(CHUNK)}
+        if less:
+            self._consumer.resume([TopicPartition(source, number) for number in less])
+        self._paused = (self._paused | ahead) - less
+
+    # -- producing ---------------------------------------------------------------------------------
+
+    def _move(self, taken: Sequence[tuple[int, Message]]) -> None:
+        """Send records under their new keys, and the positions behind them, in one transaction."""
+        producer, source = self._producer, self._work.source
+        self._ask("begin", producer.begin_transaction)
+        behind: dict[int, int] = {}
+        moved = [self._work.moved(message) for _, message in taken]
+        for (number, message), one in zip(taken, moved, strict=True):
+            self._produce(number, one)
+            behind[number] = (message.offset() or 0) + 1
+        where = [TopicPartition(source, number, offset) for number, offset in behind.items()]
+        group = self._consumer.consumer_group_metadata()
+        self._ask("positions", producer.send_offsets_to_transaction, where, group, self._timeout_s)
+        self._ask("end", producer.commit_transaction, self._timeout_s)
+        self._work.count(moved)
+
+    def _produce(self, number: int, one: Moved) -> None:
+        more: dict[str, Any] = {} if one.key_is_new else {"partition": number % self._letters}
+        while True:
+            try:
+                self._producer.produce(
+                    one.topic, one.value, one.key, timestamp=one.timestamp_ms,
+                    headers=list(one.headers), **more,
+                )  # fmt: skip
+                self._producer.poll(0)
+                return
+            except BufferError:
+                self._producer.poll(FETCH_S)
+            except KafkaException as error:
+                self._fail("record", error)
+
+    def _ask(self, what: str, call: Callable[..., Any], *arguments: Any) -> None:
+        """Ask the brokers again while that may help."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                call(*arguments)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    self._fail(what, error)
+
+    def _fail(self, what: str, error: KafkaException) -> None:
+        """Drop the transaction. Raises Again, SetUpError."""
+        reason: KafkaError = error.args[0]
+        self._refuse(reason)
+        if reason.code() in FENCED:
+            raise SetUpError(
+                f"another repartition runs as {self._work.transactional_id!r}: give each of "
+                "several its own --instance"
+            ) from error
+        # Not aborted here: the next session's first question does that, as after a crash.
+        raise Again(f"transaction: {what}: {reason.str()}") from error
+
+    def _refuse(self, reason: KafkaError) -> None:
+        """Raise SetUpError for what an administrator has to allow first."""
+        if reason.code() not in FORBIDDEN:
+            return
+        operation, kind = FORBIDDEN[reason.code()]
+        work = self._work
+        name = {
+            "group": work.group, "transactional-id": work.transactional_id,
+            "topic": f"{work.source}, {work.target} and {work.dead_letter}",
+        }[kind]  # fmt: skip
+        raise SetUpError(acl(self._connection, operation, kind, name))
