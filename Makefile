@@ -47,9 +47,10 @@ test: unit integration ## every test, with a real Kafka where Java and Maven are
 unit: $(VENV)/installed-dev ## the tests that need no services
 	$(BIN)/pytest -m "not integration" $(ARGS)
 
+# Side by side: they wait for services more than they compute. Each of JOBS has its own services.
 integration: $(VENV)/installed-dev ## the tests on Kafka and Valkey, which they start themselves
 	@$(BIN)/python deploy/local/prepare_kafka.py
-	$(BIN)/pytest -m "integration and not long" $(ARGS)
+	$(BIN)/pytest -m "integration and not long" -n $(or $(JOBS),3) --dist loadfile $(ARGS)
 
 long: $(VENV)/installed-dev ## tests that wait for real time limits, minutes each
 	@$(BIN)/python deploy/local/prepare_kafka.py

@@ -146,14 +146,26 @@ def test_without_java_a_required_broker_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("beside_others", [[], ["-n", "1"]])
 @pytest.mark.parametrize("ci", [True, False])
-def test_a_session_without_java_fails_in_ci_only(tmp_path: Path, ci: bool) -> None:
+def test_a_session_without_java_fails_in_ci_only(
+    tmp_path: Path, ci: bool, beside_others: list[str]
+) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(kafka): assert kafka.address\n")
-    env = {name: os.environ[name] for name in os.environ.keys() - {"CI", "JAVA_HOME"}}
+    ours = [name for name in os.environ if not name.startswith("PYTEST_")]
+    env = {name: os.environ[name] for name in ours if name not in ("CI", "JAVA_HOME")}
     env |= {"PATH": str(tmp_path), "PYTHONPATH": str(DEPLOY)}
     env |= {"KEYFOLD_KAFKA_VERSION": "4.1.1"} | ({"CI": "true"} if ci else {})
     begun = time.monotonic()
-    options = ["-p", "local.service_fixtures", "-p", "no:cacheprovider", "-c", os.devnull]
+    options = [
+        "-p",
+        "local.service_fixtures",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        *beside_others,
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), str(tmp_path)],
         env=env,
