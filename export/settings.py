@@ -8,6 +8,7 @@ own what the settings are and what they mean together.
 
 from __future__ import annotations
 
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,8 @@ from keyfold.export.errors import Crash
 
 T = TypeVar("T")
 
+# Of a URL: what stands before its last @ may hold any character that nobody cared to quote.
+LOGIN = re.compile(r"://.*:.*@|[?&](\w*_)?password=", re.DOTALL | re.IGNORECASE)
 TRAINING = "KEYFOLD_TRAIN_"  # of keyfold-train: the same shell may hold both programs' variables
 
 
@@ -37,7 +40,7 @@ def read(
 
     `environment` holds PREFIX_SECTION__NAME=value; `flags` are "section.name=value". NAME_FILE=path
     takes any setting from a file, wherever it stands: a field marked as a secret (metadata) can be
-    given as no flag but so. Raises SettingsError by the setting's name.
+    given as no flag but so, and no more can a URL with a password. Raises SettingsError by the setting's name.
     """
     values: dict[str, dict[str, Any]] = {}
     where = str(file) if file is not None else "settings"
@@ -112,7 +115,9 @@ def _refuse_shown_secrets(kind: type, section: str, given: Mapping[str, Any]) ->
     hint = get_type_hints(kind).get(section)
     secret = {i.name for i in fields(hint) if i.metadata.get("secret")} if hint else set()
     for name, value in given.items():
-        if name in secret and isinstance(value, _Text) and value.source.startswith("--set"):
+        if not isinstance(value, _Text) or not value.source.startswith("--set"):
+            continue
+        if name in secret or LOGIN.search(value):
             raise SettingsError(
                 f"{value.source}: everybody on this machine can see a flag (ps); give "
                 f"{section}.{name}_file, or an environment variable"

@@ -5,8 +5,8 @@ served as it was learned. Knows nothing of keys, features or Kafka. Called by tr
 init), by the worker's event_log and by scoring.
 
 Rules for a CSV cell: spaces around it do not count; one of `missing` is null; what reads as a
-number is a number, except integers that are written as no integer is ("007"), which are names, as
-is everything else. "True" stays text, which a boolean field accepts.
+number is a number, with a sign or without, except integers that are written as no integer is
+("007"), which are names, as is everything else. "True" stays text, which a boolean field accepts.
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ class TableForm:
 def file_key(source: str) -> bytes:
     """Return the key of a file's rows when no field holds it: its name without its endings."""
     return Path(Path(source).name.removesuffix(".gz")).stem.encode()
+
+
+def is_csv(file: str) -> bool:
+    """Return whether a file's rows are cells of text, whose reading a TableForm says."""
+    return _suffix(Path(file)) in (".csv", ".tsv")
 
 
 def row_name(path: Path) -> str:
@@ -194,8 +199,9 @@ def cell_reader(form: TableForm) -> Callable[[str], float | int | str | None]:
         except ValueError:
             pass
         else:
-            # "007", "1_000" and an over-long integer are names, not numbers.
-            return whole if str(whole) == text and abs(whole) < 2**63 else text
+            # "007", "1_000" and an over-long integer are names; "+5" and "-0" are numbers.
+            plain = str(abs(whole)) == text.lstrip("+-")
+            return whole if plain and abs(whole) < 2**63 else text
         written = text
         if comma:
             # "1.234,5" may mean two numbers: with a decimal comma, what has a point is text.

@@ -1,6 +1,7 @@
 """Event times: numbers in a unit, ISO 8601, or a pattern; all become UTC epoch ms.
 
-Owns the conversion and what a time may be. Knows no records. Called by decode.
+Owns the conversion, what a time may be, and what becomes of an hour that a zone has twice. Knows no
+records. Called by decode, and by training, which sorts.
 """
 
 from __future__ import annotations
@@ -56,3 +57,47 @@ def text_reader(unit: str, zone: str) -> Callable[[Any], int]:
         return round(since / _MS)
 
     return milliseconds
+
+
+def unfolded(times_ms: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """Return the times (N,) of one key, in log order, by which to sort them.
+
+    They were texts without a zone. Where they step back within an hour that the zone has twice,
+    the hour's second pass has begun: it comes after the first one, whose times it repeats.
+    """
+    order = times_ms.copy()
+    if zone == "UTC":
+        return order
+    for step in np.flatnonzero(np.diff(times_ms) < 0).tolist():
+        if order[step + 1] != times_ms[step + 1]:
+            continue  # the second pass has begun before
+        begin, end = _doubled(int(times_ms[step + 1]), ZoneInfo(zone))
+        if times_ms[step] >= end:
+            continue
+        rest = times_ms[step + 1 :]
+        outside = (rest < begin) | (rest >= end)
+        count = int(np.argmax(outside)) if outside.any() else len(rest)
+        order[step + 1 : step + 1 + count] = rest[:count] + (end - begin)
+    return order
+
+
+def _doubled(time_ms: int, zone: ZoneInfo) -> tuple[int, int]:
+    """Return begin and end of the first pass of the doubled hour a time is in, alike: none."""
+
+    def moment(ms: int) -> datetime:
+        return (_EPOCH + timedelta(milliseconds=ms)).astimezone(zone)
+
+    def offset_ms(at: datetime) -> int:
+        return round((at.utcoffset() or timedelta(0)) / _MS)
+
+    try:
+        first = moment(time_ms)
+        here = offset_ms(first)
+        length = here - offset_ms(first.replace(fold=1))
+        low, high = time_ms, time_ms + length  # the clocks go back between the two
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if offset_ms(moment(middle)) == here else (low, middle)
+    except OverflowError:
+        return 0, 0
+    return high - length, high

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from keyfold.export import settings
 from keyfold.export.connection import Connection, Security
 from keyfold.export.settings import SettingsError
+from keyfold.export.tables import is_csv
 from keyfold.training.settings_data import Data, Forecast, Labels
 
 __all__ = [
@@ -143,6 +144,13 @@ class Config:
         data = self.data
         if bool(data.files) == bool(self.kafka.topic):
             raise SettingsError("data.files: expected files, or kafka.topic, and not both")
+        others = [file for file in data.files if not is_csv(file)]
+        if data.null_words and (self.kafka.topic or others):
+            raise SettingsError(
+                "data.null_words: expected CSV files with it, got "
+                f"{others[0] if others else 'kafka.topic'}: in such events a word is what it is, "
+                "and a producer has to send null"
+            )
         if data.label and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
         if self.labels.files and not data.label:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from keyfold.export.columns import category_text
 from keyfold.export.errors import Crash
+from keyfold.export.event_spec import NUMERIC_UNITS
 from keyfold.export.events import Decoder, EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
+from keyfold.export.times import unfolded
 from keyfold.training.config import Config, Data, Forecast
 from keyfold.training.labels import Aside, Labels
 from keyfold.training.rows import prepared
@@ -44,13 +46,23 @@ class Sequence:
     observed: NDArray[np.float32] | None = None  # (T,K) values of the forecast fields; NaN: missing
     texts: NDArray[np.int32] | None = None  # (T,C) numbers of category texts, before they are x
     reach: tuple[int, ...] = ()  # per column of (T,L) labels: events ahead that it lies
+    label_times_ms: NDArray[np.int64] | None = None  # (T,) when a label came; None: with its event
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def head(self, end: int) -> Sequence:
-        """Return the first events; their labels know nothing of what comes after."""
-        labels = self.labels[:end]
+    def head(self, end: int, cut_ms: int | None = None) -> Sequence:
+        """Return the first events; their labels know nothing of what comes after.
+
+        `cut_ms`: when that begins; without it, at the first event that is left out, if any.
+        """
+        labels, came_ms = self.labels[:end], self.label_times_ms
+        if cut_ms is None and end < len(self):
+            cut_ms = int(self.times_ms[end])
+        if came_ms is not None:
+            came_ms = came_ms[:end]
+            if cut_ms is not None:
+                labels = np.where(came_ms < cut_ms, labels, np.float32(np.nan))
         if self.reach:
             labels = labels.copy()
             for column, ahead in enumerate(self.reach):
@@ -59,7 +71,7 @@ class Sequence:
         texts = None if self.texts is None else self.texts[:end]
         return replace(
             self, x=self.x[:end], times_ms=self.times_ms[:end], labels=labels, observed=observed,
-            texts=texts,
+            texts=texts, label_times_ms=came_ms,
         )  # fmt: skip
 
 
@@ -78,6 +90,8 @@ class EventLog:
     disordered: int = 0  # rows of files that stood before an earlier row of their key
     words: tuple[tuple[str, ...], ...] = ()  # per category: the texts that `texts` numbers
     targets: tuple[str, ...] = ()  # fields that `observed` holds
+    doubled: int = 0  # rows of files in the second pass of an hour that the time zone has twice
+    unknown: tuple[str, ...] = ()  # keys of which data.static has no row
 
     @property
     def outputs(self) -> OutputSpec:
@@ -154,10 +168,13 @@ def build(
     decoder = Decoder(replace(events, decoder=""), spec, targets)
     labels = Labels(data, keyed)
     columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
-    for chunk in prepared(chunks, data, keyed=keyed):
+    unknown: set[str] = set()
+    for chunk in prepared(chunks, data, unknown):
         columns.add(chunk, decoder, labels)
     _check(columns, data)
-    gathered = _Gathered(columns, None if data.reset_after_ms is None else data.reset_after_ms)
+    is_text = data.time_field is not None and data.time_unit not in NUMERIC_UNITS
+    zone = data.time_zone if is_text else "UTC"
+    gathered = _Gathered(columns, data.reset_after_ms, zone)
     return EventLog(
         events=events,
         features=spec,
@@ -168,8 +185,10 @@ def build(
         rejected=columns.rejected,
         rejects=tuple(columns.rejects),
         disordered=gathered.disordered,
+        doubled=gathered.doubled,
         words=tuple(tuple(words) for words in columns.words),
         targets=targets,
+        unknown=tuple(sorted(unknown)),
     )
 
 
@@ -253,10 +272,12 @@ class _Columns:
 class _Gathered:
     """Columns put together, key by key."""
 
-    def __init__(self, columns: _Columns, reset_after_ms: int | None) -> None:
+    def __init__(self, columns: _Columns, reset_after_ms: int | None, zone: str) -> None:
         self._columns = columns
         self._reset_after_ms = reset_after_ms
+        self._zone = zone  # of times that named none
         self.disordered = 0  # rows that sorting moved behind a later one
+        self.doubled = 0  # rows that step back because the clocks did
 
     def sequences(self, labels: Labels, *, sort: bool) -> Iterator[Sequence]:
         """Gather each key's rows in order, cut where it was silent for too long."""
@@ -283,14 +304,20 @@ class _Gathered:
         names = self._columns.names
         order = np.argsort(owners, kind="stable")  # stable: log order within a key
         ends = np.cumsum(np.bincount(owners, minlength=len(names)))
-        pieces = []
+        pieces: list[tuple[int, str, NDArray[np.int64]]] = []
         for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
-            backwards = int((np.diff(times_ms[rows]) < 0).sum())
-            if sort and backwards:
-                self.disordered += backwards
-                rows = rows[np.argsort(times_ms[rows], kind="stable")]
-            pieces += [(name, part) for part in self._cut(rows, times_ms)]
-        return sorted(pieces, key=lambda piece: int(piece[1].min()))
+            if sort and (np.diff(times_ms[rows]) < 0).any():
+                order = unfolded(times_ms[rows], self._zone)
+                self.doubled += int((order != times_ms[rows]).sum())
+                self.disordered += int((np.diff(order) < 0).sum())
+                rows = rows[np.argsort(order, kind="stable")]
+            first = -1
+            for part in self._cut(rows, times_ms):
+                # What sorting put first is first: a key's pieces stay in their order.
+                first = max(first, int(part.min()))
+                pieces.append((first, name, part))
+        pieces.sort(key=lambda piece: piece[0])
+        return [(name, part) for _, name, part in pieces]
 
     def _cut(self, rows: NDArray[np.int64], times_ms: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         if self._reset_after_ms is None:

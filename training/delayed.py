@@ -1,11 +1,13 @@
 """Labels that come later, in a log of their own, joined to events by key and time.
 
 Owns the join and the reading of the second log: the label of an event is the first one of the same
-key at or after the event's time, not later than `within_s`. Called by train.py before the split.
+key at or after the event's time, not later than `within_s`, and before the key starts anew. Called
+by train.py before the split, which drops labels that came after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,8 @@ from keyfold.training.settings_data import Data
 from keyfold.training.sources import read_files
 
 History = tuple[NDArray[np.int64], NDArray[np.float32]]  # times (N,) ascending, labels (N,)
+NO_HISTORY: History = (np.zeros(0, np.int64), np.zeros(0, np.float32))
+NEVER_MS = np.iinfo(np.int64).max
 
 
 def with_labels(log: EventLog, config: Config) -> EventLog:
@@ -35,7 +39,7 @@ def with_labels(log: EventLog, config: Config) -> EventLog:
     labels = Labels(data, keyed=False, field=config.labels.field or config.data.label)
     histories = _read(data, labels)
     within_ms = round(config.labels.within_s * 1000)
-    sequences = tuple(_joined(s, histories.get(s.key), within_ms) for s in log.sequences)
+    sequences = _all_joined(log, histories, within_ms)
     if all(np.isnan(sequence.labels).all() for sequence in sequences):
         raise DataError(
             f"labels.files: expected labels of the events' keys within {config.labels.within_s} s "
@@ -63,7 +67,7 @@ def _read(data: Data, labels: Labels) -> dict[str, History]:
     found: dict[str, list[tuple[int, float]]] = {}
     rejects: list[str] = []
     records = 0
-    for chunk in prepared(read_files(data.files, data), data, keyed=False):
+    for chunk in prepared(read_files(data.files, data), data):
         decoded, aside = decoder.decode(chunk.values, chunk.timestamps_ms), labels.read(chunk)
         refused = {**aside.rejects, **decoded.rejects}
         records += len(chunk.values)
@@ -87,12 +91,25 @@ def _history(pairs: list[tuple[int, float]], labels: Labels) -> History:
     return times, labels.final(np.array([label for _, label in pairs], np.float32))
 
 
-def _joined(sequence: Sequence, history: History | None, within_ms: int) -> Sequence:
-    found = np.full(len(sequence), np.nan, np.float32)
-    if history is not None:
-        times, labels = history
-        next_label = np.searchsorted(times, sequence.times_ms, side="left")
-        good = next_label < len(times)
-        good[good] = times[next_label[good]] - sequence.times_ms[good] <= within_ms
-        found[good] = labels[next_label[good]]
-    return replace(sequence, labels=found)
+def _all_joined(
+    log: EventLog, histories: Mapping[str, History], within_ms: int
+) -> tuple[Sequence, ...]:
+    joined = []
+    begins: dict[str, int] = {}  # key -> when its next sequence does
+    for sequence in reversed(log.sequences):
+        times, labels = histories.get(sequence.key, NO_HISTORY)
+        # What is found of a key's next life says nothing of this one.
+        end = int(np.searchsorted(times, begins.get(sequence.key, NEVER_MS), side="left"))
+        joined.append(_joined(sequence, (times[:end], labels[:end]), within_ms))
+        begins[sequence.key] = int(sequence.times_ms[0])
+    return tuple(reversed(joined))
+
+
+def _joined(sequence: Sequence, history: History, within_ms: int) -> Sequence:
+    found, came_ms = np.full(len(sequence), np.nan, np.float32), sequence.times_ms.copy()
+    times, labels = history
+    next_label = np.searchsorted(times, sequence.times_ms, side="left")
+    good = next_label < len(times)
+    good[good] = times[next_label[good]] - sequence.times_ms[good] <= within_ms
+    found[good], came_ms[good] = labels[next_label[good]], times[next_label[good]]
+    return replace(sequence, labels=found, label_times_ms=came_ms)

@@ -22,6 +22,8 @@ from keyfold.training.data import EventLog, Sequence
 from keyfold.training.split import Part
 
 LEAST_CHANGE = 1e-3  # of a field's deviation: smaller changes are not worth being learned
+LEAST_SCORES = 100  # validation events; of fewer a threshold says nothing
+ABOVE = 5  # validation events that are to lie above the threshold, at least about
 Floats = NDArray[np.float32]
 
 
@@ -36,8 +38,33 @@ class Ahead:
 
 def with_truth(log: EventLog, forecast: Forecast) -> EventLog:
     """Return the log with the truth of every forecast as labels (T,K*H), field by field."""
-    sequences = tuple(_with_truth(sequence, forecast) for sequence in log.sequences)
-    return replace(log, meaning=OutputSpec.of_forecast(forecast), sequences=sequences)
+    columns = [log.targets.index(name) for name in forecast.fields]
+    narrow = columns != list(range(len(log.targets)))
+    sequences = tuple(
+        _with_truth(
+            replace(sequence, observed=_observed(sequence)[:, columns]) if narrow else sequence,
+            forecast,
+        )
+        for sequence in log.sequences
+    )
+    return replace(
+        log,
+        meaning=OutputSpec.of_forecast(forecast),
+        sequences=sequences,
+        targets=forecast.fields,
+    )
+
+
+def changing(log: EventLog, train: Part) -> tuple[str, ...]:
+    """Return the targets worth forecasting: those that change within a key; all, if none does."""
+    changes = np.zeros(len(log.targets), np.bool_)
+    for sequence in train.sequences:
+        observed = _observed(sequence)
+        known = ~np.isnan(observed)
+        low = np.min(observed, axis=0, initial=np.inf, where=known)
+        changes |= np.max(observed, axis=0, initial=-np.inf, where=known) > low
+    found = tuple(name for name, yes in zip(log.targets, changes, strict=True) if yes)
+    return found or log.targets
 
 
 def _with_truth(sequence: Sequence, forecast: Forecast) -> Sequence:

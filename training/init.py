@@ -1,24 +1,24 @@
 """`keyfold-train init`: from an unknown log to a training.toml that trains as it is.
 
-Owns the command's arguments, what is printed, and the order: read, find roles, find the rhythm,
-write. The rules are in init_roles.py and init_rhythm.py. Deterministic: the same files give the
-same text. Called by cli.py; needs no TensorFlow.
+Owns the command's arguments and the order: read, find roles, find the rhythm, write. The rules are
+in init_roles.py and init_rhythm.py, what is printed is in init_summary.py. Deterministic: the same
+files give the same text. Called by cli.py; needs no TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 from keyfold.training.init_columns import InitError, read_table
 from keyfold.training.init_key import Told
 from keyfold.training.init_rhythm import find_rhythm
 from keyfold.training.init_roles import find_roles
-from keyfold.training.init_sizes import Found, kind_of_label, minutes
+from keyfold.training.init_sizes import Found, kind_of_label
+from keyfold.training.init_summary import named, summary
 from keyfold.training.init_toml import write
 
-WIDTH = 80
+LEAST_ROWS = 20  # fewer leave validation without anything to judge
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         given.key, given.time, given.time_format, given.time_zone, given.label, given.sensor
     )
     found = look(tuple(given.logs), told)
-    given.out.write_text(write(found, _named(found.table.files)), encoding="utf-8")
+    given.out.write_text(write(found, named(found.table.files)), encoding="utf-8")
     for line in summary(found):
         print(line)
     print(f"wrote: {given.out}")
@@ -68,41 +68,10 @@ def look(files: tuple[str, ...], told: Told) -> Found:
     """Find everything out about some files."""
     table = read_table(files)
     roles = find_roles(table, told)
-    rhythm = find_rhythm(table, roles)
+    rhythm = find_rhythm(table, roles, told.label)
+    if (usable := table.rows - rhythm.no_time) < LEAST_ROWS:
+        raise InitError(
+            f"{named(files)}: expected at least {LEAST_ROWS} rows with a time and a key, to train "
+            f"and to validate with, got {usable}; take a longer log"
+        )
     return Found(table, roles, rhythm, told, kind_of_label(table, told.label))
-
-
-def _named(files: tuple[str, ...]) -> str:
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-
-
-def summary(found: Found) -> Iterator[str]:
-    """Say what was found, in lines of at most 80 columns."""
-    table, roles, rhythm = found.table, found.roles, found.rhythm
-    yield _line("read", f"{table.rows:,} rows of {_named(table.files)}")
-    key = roles.key or "none: a file is one key"
-    yield _line("key", f"{key} ({rhythm.keys:,} keys)")
-    if roles.time is None:
-        yield _line("time", "none: the order of the rows (--time COLUMN names one)")
-    else:
-        yield _line("time", f"{roles.time.name}, {roles.time.said}")
-        regular = "regular" if rhythm.regular else "irregular"
-        yield _line("", f"every {rhythm.interval_s:.4g} s, {regular}, {rhythm.gaps:,} gaps")
-    if rhythm.disorder:
-        yield _line("", f"{rhythm.disorder:,} rows are out of order (training sorts them)")
-    if roles.sensor:
-        yield _line("long", f"sensor {roles.sensor}, value {roles.value}")
-    counts = f"{len(roles.numbers)} numbers, {len(roles.booleans)} booleans, "
-    yield _line("fields", f"{counts}{len(roles.categories)} categories")
-    if roles.gaps:
-        worst = max(roles.gaps, key=lambda name: roles.gaps[name])
-        yield _line("missing", f"in {len(roles.gaps)}; most in {worst}, {roles.gaps[worst]:.1%}")
-    if roles.left_out:
-        yield _line("left out", ", ".join(roles.left_out))
-    yield _line("task", f"{found.kind}{f' of {found.told.label}' if found.told.label else ''}")
-    yield _line("training", f"takes up to {max(1, round(minutes(found)))} min on 2 cores")
-
-
-def _line(label: str, text: str) -> str:
-    line = f"{label:>10}  {text}"
-    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

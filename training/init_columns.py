@@ -26,7 +26,7 @@ import orjson
 from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
-from keyfold.export.tables import TableForm, read_rows
+from keyfold.export.tables import TableForm, read_rows, row_name
 
 MOST_ROWS = 1_000_000  # looked at: more would not change what is found, only the waiting
 SNIFFED_LINES = 200
@@ -120,6 +120,8 @@ class Table:
     rows: int  # looked at
     more: bool  # there are more rows than were looked at
     broken: int  # lines that are no JSON object
+    first_broken: str  # where the first of them is, with several files by name: "line 1"
+    differing: Mapping[str, str]  # file -> how its columns differ from the first file's
     file_of: NDArray[np.int32]  # (N,) place in files
 
 
@@ -134,22 +136,55 @@ def read_table(files: Sequence[str]) -> Table:
     (form,) = forms
     growing: dict[str, _Growing] = {}
     file_of = array("i")
-    more, broken = False, 0
+    more, broken = False, list[str]()
+    names: list[dict[str, None]] = [{} for _ in files]
     for number, file in enumerate(files):
-        for _, value in read_rows(Path(file), form):
+        for place, value in read_rows(Path(file), form):
             if len(file_of) >= MOST_ROWS:
                 more = True
                 break
             if (row := _row(value)) is not None:
                 _add(growing, len(file_of), row)
+                names[number].update(dict.fromkeys(row))
                 file_of.append(number)
             else:
-                broken += 1
+                where = f"{row_name(Path(file))} {place}"
+                broken.append(where if len(files) == 1 else f"{file}, {where}")
     if not file_of:
-        raise InitError(f"{files[0]}: expected rows of readings, got none")
+        raise InitError(f"{files[0]}: expected rows of readings, got none{_unread(broken)}")
     columns = {name: _finished(name, column, len(file_of)) for name, column in growing.items()}
     owners = np.array(file_of, np.int32)
-    return Table(tuple(files), form, columns, len(file_of), more, broken, owners)
+    first, differing = (broken or [""])[0], _differing(files, names)
+    return Table(
+        tuple(files), form, columns, len(file_of), more, len(broken), first, differing, owners
+    )
+
+
+def _unread(broken: Sequence[str]) -> str:
+    return f" ({len(broken):,} lines cannot be read, first: {broken[0]})" if broken else ""
+
+
+def _differing(files: Sequence[str], names: Sequence[Mapping[str, None]]) -> dict[str, str]:
+    """Say how files' columns differ from the first file's; refuse files of another kind."""
+    found: dict[str, str] = {}
+    for file, own in zip(files, names, strict=True):
+        lacks = [name for name in names[0] if name not in own]
+        besides = [name for name in own if name not in names[0]]
+        if not own or not (lacks or besides):
+            continue  # beyond the rows that are looked at, or the same
+        said = [f"without {_few(lacks)}"] if lacks else []
+        said += [f"with {_few(besides)} besides"] if besides else []
+        found[file] = ", ".join(said)
+        if 2 * (len(own) - len(besides)) < len(own) + len(lacks):
+            raise InitError(
+                f"{file}: expected the columns of {files[0]}, got a file {found[file]}; files of "
+                "different kinds need a training.toml each: call init for each kind apart"
+            )
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _row(value: bytes) -> dict[str, Any] | None:
@@ -191,8 +226,8 @@ def sniff(file: Path) -> TableForm:
     suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
     if suffix.lower() not in (".csv", ".tsv", ".txt") or not file.is_file():
         return TableForm()
-    encoding = _encoding(file)
     try:
+        encoding = _encoding(file)
         with _open(file) as stream, io.TextIOWrapper(stream, encoding, newline="") as text:
             lines = [line for line, _ in zip(text, range(SNIFFED_LINES), strict=False)]
         separator = max(SEPARATORS, key=lambda sign: _fit(lines, sign))

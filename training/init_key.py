@@ -66,6 +66,13 @@ def time_columns(table: Table, told: Told) -> tuple[TimeColumn | None, list[str]
         return found, []
     times = find_times(columns.values(), told.time_zone)
     _refuse_halves(table, times)
+    if times and times[0].either:
+        time = times[0]
+        raise InitError(
+            f"{table.files[0]}: {time.name}: {table.columns[time.name].words[0]!r} may be day or "
+            f"month first, and the steps between times fit both; say --time {time.name} "
+            f"--time-format {time.unit!r} or {time.either!r}"
+        )
     return (times[0], [time.name for time in times[1:]]) if times else (None, [])
 
 

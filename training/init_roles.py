@@ -7,6 +7,8 @@ and how steadily events come is init_rhythm.py's.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +45,12 @@ TRUTHS = {"true", "false"}  # words that a boolean field reads
 MOST_CATEGORIES = 50  # values of a category; more is free text
 MOST_MISSING = 0.95  # of a feature
 NUMBER_SHARE = 0.9  # of a number field's cells; the others are words
+WRITTEN = "numbers written as text"
+THOUSANDS = re.compile(  # "1.234,5", "1,234.5", "1 234,5"
+    r"[-+]?\d{1,3}(?:(?:\.\d{3})+(?:,\d+)?|(?:,\d{3})+(?:\.\d+)?"
+    r"|(?:[ '\u00a0\u202f]\d{3})+(?:[.,]\d+)?)"
+)
+SENTINELS = (-99, -999, -9999, -99999, -999999, 99, 999, 9999, 99999, 999999)
 
 
 @dataclass(slots=True)
@@ -60,8 +68,10 @@ class Roles:
     gaps: dict[str, float] = field(default_factory=dict)  # feature -> share of missing values
     steady: list[str] = field(default_factory=list)  # numbers that never change within a key
     flags: list[str] = field(default_factory=list)  # numbers that are only 0 and 1
+    sentinels: dict[str, str] = field(default_factory=dict)  # number -> "-999 (24 times)"
     words: list[str] = field(default_factory=list)  # words that stand where numbers should
     left_out: dict[str, str] = field(default_factory=dict)  # column -> why
+    other_times: list[str] = field(default_factory=list)  # those of them that could be the time
 
     @property
     def features(self) -> list[str]:
@@ -85,20 +95,38 @@ def find_roles(table: Table, told: Told) -> Roles:
     taken = {key, sensor, value, told.label, "" if time is None else time.name}
     for other in others:
         if other not in taken:
-            roles.left_out[other] = "another time"
+            roles.left_out[other] = f"another time; to take it: --time {other}"
+            roles.other_times.append(other)
             taken.add(other)
     groups = groups_by(table, key)
     if sensor:
         _sensors(columns[sensor], columns[value], roles)
     for name, column in columns.items():
-        if name not in taken:
+        if name not in taken and not _is_parent(column, columns):
             _field(column, groups, roles)
+    _flags(roles)
     if not roles.features or not (roles.numbers or told.label):
+        written = [f"; {n}: {why}" for n, why in roles.left_out.items() if why.startswith(WRITTEN)]
         raise InitError(
             f"{table.files[0]}: expected at least one column of numbers that change, got none "
-            f"among {', '.join(list(columns)[:20])}"
+            f"among {', '.join(list(columns)[:20])}{written[0] if written else ''}"
         )
     return roles
+
+
+def _is_parent(column: Column, columns: Mapping[str, Column]) -> bool:
+    """Return whether this is an object that was null once: its members are columns themselves."""
+    inside = f"{column.name}."
+    return column.missing == 1.0 and any(name.startswith(inside) for name in columns)
+
+
+def _flags(roles: Roles) -> None:
+    """What is only 0 and 1 is true or false, as long as there are other numbers to forecast."""
+    if roles.sensor or len(roles.flags) == len(roles.numbers):
+        return
+    for name in roles.flags:
+        roles.booleans[name] = "only 0 and 1: " + roles.numbers.pop(name)
+    roles.flags = []
 
 
 def _sensors(sensor: Column, value: Column, roles: Roles) -> None:
@@ -111,6 +139,7 @@ def _sensors(sensor: Column, value: Column, roles: Roles) -> None:
             roles.left_out[word] = "no numbers" if len(values) == 0 else "never changes"
             continue
         roles.numbers[word] = _range(values) + f", {counts[code]:,} rows"
+        _sentinel(word, values, roles)
         if len(values) < counts[code]:
             roles.gaps[word] = 1.0 - len(values) / int(counts[code])
 
@@ -118,23 +147,22 @@ def _sensors(sensor: Column, value: Column, roles: Roles) -> None:
 def _field(column: Column, groups: NDArray[Any], roles: Roles) -> None:
     """Decide what a column without another role is good for."""
     name = column.name
-    if why := _useless(column, roles):
+    if why := _useless(column, roles) or _written(column):
         roles.left_out[name] = why
         return
     if column.share(BOOLEAN) > 0.99:
         roles.booleans[name] = f"{np.nanmean(column.numbers):.0%} true"
     elif column.share(WHOLE, FRACTION) >= NUMBER_SHARE:
-        roles.numbers[name] = _range(column.numbers[~np.isnan(column.numbers)])
+        values = column.numbers[~np.isnan(column.numbers)]
+        roles.numbers[name] = _range(values)
+        _sentinel(name, values, roles)
         roles.words += [word for word in column.words if word not in roles.words]
         if _is_steady(column, groups):
             roles.steady.append(name)
-        elif set(np.unique(column.numbers[~np.isnan(column.numbers)])) <= {0.0, 1.0}:
+        elif set(np.unique(values)) <= {0.0, 1.0}:
             roles.flags.append(name)
     elif column.share(TEXT) == 1.0 and {word.lower() for word in column.words} <= TRUTHS:
         roles.booleans[name] = "true and false, as text"
-    elif _is_written_number(column):
-        roles.left_out[name] = "numbers written as text; data.decoder can turn them into numbers"
-        return
     elif column.distinct <= MOST_CATEGORIES:
         roles.categories[name] = f"{column.distinct} values"
     else:
@@ -165,9 +193,33 @@ def _useless(column: Column, roles: Roles) -> str:
     return ""
 
 
-def _is_written_number(column: Column) -> bool:
+def _sentinel(name: str, values: NDArray[Any], roles: Roles) -> None:
+    """Note a number such as -999 that repeats far outside the range of all others."""
+    for value in SENTINELS:
+        times, others = int((values == value).sum()), values[~np.isin(values, SENTINELS)]
+        if times < 2 or not len(others):
+            continue
+        low, high = float(others.min()), float(others.max())
+        if value < low - (high - low) or value > high + (high - low):
+            roles.sentinels[name] = f"{value} ({times:,} times)"
+            return
+
+
+def _written(column: Column) -> str:
+    """Say what numbers look like that were read as text; "": these are none."""
     words = column.words[:200]
-    return len(words) > 2 and all(_is_number(word) for word in words)
+    # A half is enough: "999,5" and "-12" have nothing between thousands.
+    found = [word for word in words if THOUSANDS.fullmatch(word)]
+    if found and 2 * len(found) >= len(words):
+        return (
+            f"{WRITTEN} with signs between thousands, such as {found[0]!r}: write the file without "
+            "these signs"
+        )
+    if column.share(WHOLE, FRACTION) >= NUMBER_SHARE or len(words) <= 2:
+        return ""
+    if all(_is_number(word) for word in words):
+        return f"{WRITTEN}, such as {words[0]!r}: data.decoder can turn them into numbers"
+    return ""
 
 
 def _is_number(word: str) -> bool:

@@ -6,12 +6,17 @@ init_toml.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from keyfold.export.tables import is_csv
+from keyfold.training.forecast import ABOVE
 from keyfold.training.init_columns import FRACTION, TEXT, WHOLE, Table
 from keyfold.training.init_key import Told
 from keyfold.training.init_rhythm import Rhythm
 from keyfold.training.init_roles import Roles
+
+MOST_REJECTS = 0.01  # the default of data.max_reject_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,26 @@ class Found:
     told: Told  # what the person said
     kind: str  # "forecast", "regression" or "classification"
 
+    @property
+    def is_csv(self) -> bool:
+        """Whether the files are CSV, in which alone words may be read as missing."""
+        return all(is_csv(file) for file in self.table.files)
+
+    @property
+    def wrong_words(self) -> int:
+        """How many words stand where numbers should, and make rejects."""
+        if self.is_csv:
+            return 0
+        fields = {*self.roles.numbers, self.roles.value}
+        numbers = [column for name, column in self.table.columns.items() if name in fields]
+        return sum(int((column.kinds == TEXT).sum()) for column in numbers)
+
+    @property
+    def reject_share(self) -> float:
+        """The share of lines that are known to become rejects."""
+        bad = self.rhythm.no_time + self.table.broken + self.wrong_words
+        return bad / (self.table.rows + self.table.broken)
+
 
 def sizes(found: Found) -> Sizes:
     """Choose sizes so that a CPU is done in minutes."""
@@ -54,6 +79,12 @@ def minutes(found: Found) -> float:
     # Measured: 12 us for an event and a pass with 32 units and 12 columns; 15 s to start and save.
     passes_s = rows * chosen.passes * 12e-6 * chosen.units / 32
     return (15.0 + rows * 100e-6 + passes_s) / 60.0
+
+
+def anomaly_rate(found: Found) -> float:
+    """Choose the share of validation events above the threshold, so that some are."""
+    rate = ABOVE / max(1, found.rhythm.validation)
+    return min(0.01, max(0.001, math.ceil(rate * 1e4) / 1e4))
 
 
 def kind_of_label(found_table: Table, label: str) -> str:

@@ -6,8 +6,8 @@ other columns, nor files. Called by init_roles.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -42,6 +42,22 @@ NAMES = (
     "zeitstempel",
     "datum",
 )
+EVENTS = (
+    "measur",
+    "event",
+    "creat",
+    "timestamp",
+    "record",
+    "sampl",
+    "observ",
+    "gemessen",
+    "messzeit",
+)
+ARRIVALS = (
+    "receiv", "ingest", "process", "arriv", "insert", "stored", "upload", "updated", "modified",
+    "empfang", "eingang",
+)  # fmt: skip
+ALIKE = 0.8  # of two readings of a date, one is steadier if its steps differ less than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +70,28 @@ class TimeColumn:
     times_ms: NDArray[np.float64]  # (N,) UTC epoch ms; NaN where it is none
     said: str  # what was seen, for people
     counts: bool = False  # a counter or seconds since a start: no calendar
+    either: str = ""  # the pattern that fits as well, with day and month the other way round
 
 
 def find_times(columns: Iterable[Column], zone: str) -> list[TimeColumn]:
     """Return the columns that are times, the likeliest first."""
     found = [time for column in columns if (time := as_time(column, zone)) is not None]
     varied = [time for time in found if np.nanmax(time.times_ms) > np.nanmin(time.times_ms)]
-    return sorted(varied, key=lambda time: (_rank(time.name), -_distinct(time.times_ms)))
+    finest = max((_distinct(time.times_ms) for time in varied), default=0)
+
+    def place(time: TimeColumn) -> tuple[int, bool, float, int, int]:
+        distinct = _distinct(time.times_ms)
+        kind, among = _rank(time.name)
+        # A date without its clock is as regular as can be, and tells no events apart.
+        return kind, 10 * distinct < finest, round(unsteady(time.times_ms), 2), among, -distinct
+
+    return sorted(varied, key=place)
+
+
+def unsteady(times_ms: NDArray[np.float64]) -> float:
+    """Return how much the steps between distinct times differ, in units of their mean."""
+    steps = np.diff(np.unique(times_ms[~np.isnan(times_ms)]))
+    return float(steps.std() / steps.mean()) if len(steps) else 0.0
 
 
 def as_time(column: Column, zone: str, pattern: str = "") -> TimeColumn | None:
@@ -82,11 +113,14 @@ def as_counter(column: Column) -> TimeColumn | None:
     return TimeColumn(column.name, unit, True, times, f"{said}read as {what} from a start", True)
 
 
-def _rank(name: str) -> int:
+def _rank(name: str) -> tuple[int, int]:
+    """Say how likely a name is that of the event's time (lowest: likeliest), and which it is."""
     plain = name.rpartition(".")[2].lower().strip().replace(" ", "_")
-    if plain in NAMES:
-        return NAMES.index(plain)
-    return len(NAMES) + (not any(word in plain for word in NAMES))
+    if any(word in plain for word in ARRIVALS):
+        return 3, 0
+    if plain in NAMES or any(word in plain for word in EVENTS):
+        return 0, NAMES.index(plain) if plain in NAMES else len(NAMES)
+    return 2 - any(word in plain for word in NAMES), 0
 
 
 def _distinct(times_ms: NDArray[np.float64]) -> int:
@@ -118,26 +152,43 @@ def _as_text(column: Column, zone: str, pattern: str) -> TimeColumn | None:
         if sum(read(word) is not None for word in sample) < FITS * len(sample):
             continue
         # The sample may not hold what tells day from month: all words must fit.
-        moments = np.array([np.nan if (m := read(word)) is None else m for word in words])
-        if np.isnan(moments).mean() > 1 - FITS:
+        times = _all(column, read)
+        if times is None:
             continue
-        times = np.full(len(column.codes), np.nan)
-        has = (column.kinds != MISSING) & (column.codes >= 0)
-        times[has] = moments[column.codes[has]]
         zoned = candidate.endswith("%z") or (candidate == "iso" and _has_zone(sample[0]))
         said = "ISO 8601" if candidate == "iso" else f"text like {sample[0]!r}"
-        if not pattern and _is_either(candidate, words, zone):
-            said += ", day before month (--time-format says otherwise)"
-        return TimeColumn(column.name, candidate, zoned, times, said)
+        found = TimeColumn(column.name, candidate, zoned, times, said)
+        return found if pattern else _day_or_month(found, column, zone)
     return None
 
 
-def _is_either(pattern: str, words: Sequence[str], zone: str) -> bool:
-    """Say whether no value tells the day from the month."""
-    if not pattern.startswith(("%d/%m", "%d.%m", "%d-%m")):
-        return False
-    other = _reader(pattern.replace("%d", "%x").replace("%m", "%d").replace("%x", "%m"), zone)
-    return all(other(word) is not None for word in words)
+def _all(column: Column, read: Callable[[str], float | None]) -> NDArray[np.float64] | None:
+    """Return every row's time in ms; None: too many words are none."""
+    moments = np.array([np.nan if (m := read(word)) is None else m for word in column.words])
+    if np.isnan(moments).mean() > 1 - FITS:
+        return None
+    times = np.full(len(column.codes), np.nan)
+    has = (column.kinds != MISSING) & (column.codes >= 0)
+    times[has] = moments[column.codes[has]]
+    return times
+
+
+def _day_or_month(found: TimeColumn, column: Column, zone: str) -> TimeColumn:
+    """Where no value tells the day from the month, take the reading with the steadier steps."""
+    if not found.unit.startswith(("%d/%m", "%d-%m")):
+        return found  # with points between, the day is always first
+    other = found.unit.replace("%d", "%x").replace("%m", "%d").replace("%x", "%m")
+    read = _reader(other, zone)
+    times = None if any(read(word) is None for word in column.words) else _all(column, read)
+    if times is None:
+        return found
+    day_first, month_first = unsteady(found.times_ms) + 1e-3, unsteady(times) + 1e-3
+    if day_first < ALIKE * month_first:
+        return replace(found, said=f"{found.said}, day first (steadier steps)")
+    if month_first < ALIKE * day_first:
+        said = f"{found.said}, month first (steadier steps)"
+        return replace(found, unit=other, times_ms=times, said=said)
+    return replace(found, either=other)
 
 
 def _may_be_time(word: str) -> bool:

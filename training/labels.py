@@ -25,6 +25,8 @@ from keyfold.export.tables import file_key
 from keyfold.training.settings_data import Data
 from keyfold.training.sources import Chunk
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, slots=True)
 class Aside:
@@ -103,12 +105,14 @@ class Labels:
             return math.nan
         name = self._field
         if self._data.kind == "regression":
-            if isinstance(label, str | bool) or not math.isfinite(label):
+            if isinstance(label, str | bool):
                 raise Reject(
                     f"field {name!r}: expected a finite number, got {type(label).__name__}"
                 )
+            if not abs(label) <= LARGEST:
+                raise Reject(f"field {name!r} overflows float32")
             return float(label)
-        text = f"{label:g}" if isinstance(label, float) else category_text(label) or ""
+        text = category_text(label) or ""
         if text not in self._codes:
             if self._data.classes:
                 raise Reject(f"field {name!r}: expected one of data.classes, got another class")

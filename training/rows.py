@@ -1,4 +1,4 @@
-"""Records made ready for the decoder: the user's hook, words that mean missing, static tables.
+"""Records made ready for the decoder: the user's hook, static tables.
 
 Owns what happens between a source and the decoder, so that what is decoded is the event as JSON,
 with every member that is known of it. Knows no features. Called by data.py.
@@ -22,16 +22,18 @@ from keyfold.training.sources import Chunk, read_files
 Event = dict[str, Any]
 
 
-def prepared(chunks: Iterable[Chunk], data: Data, *, keyed: bool) -> Iterable[Chunk]:
-    """Return the chunks with values as the decoder is to see them. Raises Crash: a bad table."""
+def prepared(
+    chunks: Iterable[Chunk], data: Data, unknown: set[str] | None = None
+) -> Iterable[Chunk]:
+    """Return the chunks with values as the decoder is to see them. Raises Crash: a bad table.
+
+    `unknown` gathers, as the chunks are read, the keys that the static table does not have.
+    """
     if data.decoder:
         chunks = _converted(chunks, json_of(data.decoder))
     changes: list[Callable[[Event, bytes | None, str], Event]] = []
-    # In CSV files the reader takes them for what they are, before it looks for numbers.
-    if data.null_words and not keyed and not all(".csv" in file for file in data.files):
-        changes.append(_Nulls(frozenset(data.null_words)))
     if data.static:
-        changes.append(_Static.read(data))
+        changes.append(_Static.read(data, set() if unknown is None else unknown))
     return _changed(chunks, changes) if changes else chunks
 
 
@@ -74,36 +76,23 @@ def _event(value: bytes | None) -> Event | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Nulls:
-    """Words of a table that stand for nothing."""
-
-    words: frozenset[str]  # compared as they are
-
-    def __call__(self, event: Event, key: bytes | None, source: str) -> Event:
-        return {name: self._read(value) for name, value in event.items()}
-
-    def _read(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: self._read(nested) for name, nested in value.items()}
-        return None if isinstance(value, str) and value in self.words else value
-
-
-@dataclass(frozen=True, slots=True)
 class _Static:
     """What is known of each key."""
 
     rows: Mapping[str, Event]  # key -> members
     key_field: str  # of the events; "": the file's name
+    unknown: set[str]  # keys of events that have no row
 
     @classmethod
-    def read(cls, data: Data) -> _Static:
+    def read(cls, data: Data, unknown: set[str]) -> _Static:
         """Read the table; it has the key's column and one row per key."""
         name = data.key_field or "key"
         rows: dict[str, Event] = {}
         for chunk in read_files((data.static,), data):
             for place, value in zip(chunk.places, chunk.values, strict=True):
                 row = _event(value) or {}
-                key = category_text(row.pop(name, None))
+                key = _key(row, name)
+                row.pop(name, None)
                 if key is None:
                     raise Crash(f"{data.static}, {place}: field {name!r}: expected a key, got none")
                 if key in rows:
@@ -112,13 +101,33 @@ class _Static:
                         "twice"
                     )
                 rows[key] = row
-        return cls(rows, data.key_field)
+        return cls(rows, data.key_field, unknown)
 
     def __call__(self, event: Event, key: bytes | None, source: str) -> Event:
-        if key is None:
-            found = event.get(self.key_field) if self.key_field else file_key(source).decode()
-            text = category_text(found) if isinstance(found, str | int | float) else None
+        if key is not None:
+            text: str | None = key.decode(errors="backslashreplace")
         else:
-            text = key.decode(errors="backslashreplace")
-        # An event's own member wins.
-        return {**self.rows.get(text or "", {}), **event}
+            text = _key(event, self.key_field) if self.key_field else file_key(source).decode()
+        if text is None:
+            return event
+        if text not in self.rows:
+            self.unknown.add(text)
+            return event
+        # An event's own value wins, wherever it stands.
+        known = self.rows[text].items()
+        return {**event, **{name: v for name, v in known if _member(event, name) is None}}
+
+
+def _key(event: Event, path: str) -> str | None:
+    value = _member(event, path)
+    return None if isinstance(value, bool | list | dict) else category_text(value)
+
+
+def _member(event: Event, path: str) -> Any:
+    """Return the member at a path, as export/members.py finds it."""
+    if path in event:
+        return event[path]
+    value: Any = event
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

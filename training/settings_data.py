@@ -40,7 +40,7 @@ class Data:
     long_name: str = ""  # long format: member that names the feature whose value an event holds
     long_value: str = ""  # long format: member with the value
     static: str = ""  # table of what is known of each key (CSV, ...), joined into its rows
-    null_words: tuple[str, ...] = ()  # texts in files that stand for a missing value
+    null_words: tuple[str, ...] = ()  # cells of CSV files that stand for a missing value
     csv_separator: str = ","  # of CSV files
     csv_decimal: str = "."  # decimal sign of CSV files
     csv_encoding: str = "utf-8"  # of CSV files; a byte order mark is no part of it

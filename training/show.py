@@ -25,7 +25,7 @@ from keyfold.training.against import Verdict
 from keyfold.training.data import EventLog
 from keyfold.training.evaluate import Metrics
 from keyfold.training.fit import History, Report
-from keyfold.training.forecast import Worth
+from keyfold.training.forecast import ABOVE, LEAST_SCORES, Worth
 from keyfold.training.run import LATEST
 from keyfold.training.split import Part
 
@@ -44,6 +44,20 @@ def log(read: EventLog, console: Console) -> None:
             "by time",
             highlight=False,
         )
+    if read.doubled:
+        console.print(
+            f"  warning: {read.doubled:,} rows are in an hour that {read.events.time_zone} has "
+            "twice: kept in the log's order, as when served",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if read.unknown:
+        console.print(
+            f"  warning: {len(read.unknown):,} keys have no row in data.static, such as "
+            f"{read.unknown[0]!r}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def parts(chosen: Mapping[str, Part], console: Console) -> None:
@@ -53,6 +67,16 @@ def parts(chosen: Mapping[str, Part], console: Console) -> None:
         console.print(
             f"{name:>10}: {part.events:,} events of {keys:,} key{'' if keys == 1 else 's'}",
             highlight=False,
+        )
+
+
+def steady(log: EventLog, forecast: Seq[str], console: Console) -> None:
+    """Say which fields are not forecast, of those that could be."""
+    if names := [name for name in log.targets if name not in forecast]:
+        console.print(
+            f"  not forecast, for they never change within a key: {', '.join(names)}",
+            highlight=False,
+            markup=False,
         )
 
 
@@ -100,10 +124,18 @@ def _anomaly(anomaly: Anomaly, validation: Metrics, console: Console) -> None:
     if anomaly.dynamic is not None:
         said = f"a score above its key's own threshold is flagged, {share}"
     console.print(f"  anomaly: {said}", highlight=False)
-    if validation.get("events", 0) * anomaly.rate < 1:
+    events = int(validation.get("events", 0))
+    if events < LEAST_SCORES:
         console.print(
-            f"    (it has only {validation.get('events', 0):,} events: the threshold is its largest"
-            " score)",
+            f"    warning: {events:,} validation events are too few to calibrate scores;\n"
+            "    train with more data",
+            highlight=False,
+        )
+    elif events * anomaly.rate < 1:
+        console.print(
+            f"    warning: the threshold is the largest score of only {events:,} validation "
+            "events, so\n    that none of them is flagged; give more data, or a larger "
+            f"forecast.anomaly_rate:\n    {ABOVE / events:.2g} flags about {ABOVE} of them",
             highlight=False,
         )
 

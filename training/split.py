@@ -7,7 +7,8 @@ sequences in, parts out, randomness from a seed. Called by the commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -53,8 +54,9 @@ def split(sequences: Seq[Sequence], settings: Split) -> Parts:
     if settings.by == "key":
         parts = _by_key(sequences, settings)
     else:
-        bounds = _times(sequences, settings) if settings.by == "time" else None
-        parts = _by_bounds(sequences, [_bounds(whole, settings, bounds) for whole in sequences])
+        times = _times(sequences, settings) if settings.by == "time" else None
+        found = _by_order(sequences, settings) if times is None else _by_time(sequences, times)
+        parts = _by_bounds(sequences, list(found), times or (None, None))
     for name, part in (("train", parts.train), ("validation", parts.validation)):
         if not part.events:
             raise DataError(f"split: expected events to {name} with, got none")
@@ -115,25 +117,38 @@ def _times(sequences: Seq[Sequence], settings: Split) -> tuple[int, int | None]:
     return first, second
 
 
-def _bounds(
-    sequence: Sequence, settings: Split, times: tuple[int, int | None] | None
-) -> tuple[int, int]:
-    """Return where a sequence's validation and its test begin."""
-    count = len(sequence)
-    if times is None:
-        kept = 1.0 - settings.test_share
-        return round(count * (kept - settings.validation_share)), round(count * kept)
+def _by_order(sequences: Seq[Sequence], settings: Split) -> Iterator[tuple[int, int]]:
+    """Yield where each sequence's validation and its test begin, by a key's count of events."""
+    counts: Counter[str] = Counter()
+    for sequence in sequences:
+        counts[sequence.key] += len(sequence)
+    seen: Counter[str] = Counter()  # a key that started anew has several sequences
+    kept = 1.0 - settings.test_share
+    for sequence in sequences:
+        count, before, most = counts[sequence.key], seen[sequence.key], len(sequence)
+        first, second = round(count * (kept - settings.validation_share)), round(count * kept)
+        yield min(max(first - before, 0), most), min(max(second - before, 0), most)
+        seen[sequence.key] += most
+
+
+def _by_time(sequences: Seq[Sequence], times: tuple[int, int | None]) -> Iterator[tuple[int, int]]:
+    """Yield where each sequence's validation and its test begin."""
     first, second = times
-    a = _first_at(sequence, first)
-    return a, max(a, _first_at(sequence, second)) if second is not None else count
+    for sequence in sequences:
+        a = _first_at(sequence, first)
+        yield a, len(sequence) if second is None else max(a, _first_at(sequence, second))
 
 
-def _by_bounds(sequences: Seq[Sequence], bounds: Seq[tuple[int, int]]) -> Parts:
+def _by_bounds(
+    sequences: Seq[Sequence], bounds: Seq[tuple[int, int]], cuts: tuple[int | None, int | None]
+) -> Parts:
+    """Cut sequences into parts. `cuts`: when training and validation end; None: as events do."""
     parts: list[list[tuple[Sequence, int, int]]] = [[], [], []]
     for number, (sequence, (a, b)) in enumerate(zip(sequences, bounds, strict=True)):
-        for part, start, end in zip(parts, (0, a, b), (a, b, len(sequence)), strict=True):
+        spans = zip(parts, (0, a, b), (a, b, len(sequence)), (*cuts, None), strict=True)
+        for part, start, end, cut_ms in spans:
             if start < end:
-                part.append((sequence.head(end), start, number))
+                part.append((sequence.head(end, cut_ms), start, number))
     train, validation, test = (
         Part(tuple(s for s, _, _ in part), tuple(a for _, a, _ in part), tuple(n for *_, n in part))
         for part in parts

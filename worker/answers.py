@@ -119,6 +119,8 @@ class Answers:
         topic, number = partition.topic, partition.number
         match question:
             case phases.TakeFence():
+                if question.begin is not None:
+                    await self._note_waiting()
                 return await store.acquire(
                     topic, number, settings.nonce, settings.bundle, question.begin
                 )
@@ -142,6 +144,16 @@ class Answers:
         raise RuntimeError(
             f"{partition}: expected a question of ACQUIRE or an audit, got {question}"
         )
+
+    async def _note_waiting(self) -> None:
+        """Have a group that begins silent noted, before it begins: no crash makes it emit."""
+        number, records = self._partition.number, self._records()
+        record = await records.read(number)
+        while True:
+            after = self._partition.begins_silent(record)
+            if after is None:
+                return
+            record = await records.swap(number, record, after)
 
     async def _ask_log(self) -> phases.LogBounds:
         log = self._shared.log
@@ -175,7 +187,8 @@ class Answers:
         if moment.at_ms is None:
             # One present for all partitions, also for those that are acquired days later.
             at_ms = await shared.store.note_moment(partition.topic, text, at_ms)
-        found = await shared.log.offset_at(partition.topic, partition.number, at_ms)
+        # No record is older than 1970, and Kafka's client takes no time before it.
+        found = await shared.log.offset_at(partition.topic, partition.number, max(at_ms, 0))
         return end if found is None else min(max(found, start), end)
 
     async def _check_topic(self, found: Topic) -> Refused | None:

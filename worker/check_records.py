@@ -18,6 +18,7 @@ from keyfold.worker.check_report import Finding, fail, ok, warn
 from keyfold.worker.columns import shortened
 from keyfold.worker.config import Config
 from keyfold.worker.dry_run import without_places
+from keyfold.worker.event_look import time_range
 from keyfold.worker.key_field import KeyReader, agreement, configured_key_field, two_ways_out
 from keyfold.worker.key_placement import CRC32, MURMUR2, Keys, survey_keys
 from keyfold.worker.model import Model
@@ -50,8 +51,8 @@ class RecordSide:
         records = [record for sample in late for record in sample.records]
         if not records:
             yield warn(
-                f"{topic} holds no records yet: send one of the example events that init wrote, "
-                "then check again"
+                f"{topic} holds no records yet: send some (from a file: keyfold-send LOG --config "
+                f"{self._file}), then check again"
             )
             return
         yield from self._judge(records, [
@@ -96,6 +97,7 @@ class RecordSide:
         for reason, times in reasons.most_common(REASONS):
             yield warn(f"{times} rejects: {reason} (first at {first[reason]})")
         if good and manifest.events.time_field is not None:
+            yield ok(time_range(decoded.times_ms[good]))
             yield _clock(decoded.times_ms[good], stamps[good])
 
     def _key_field(self) -> Iterator[Finding]:
@@ -114,6 +116,11 @@ class RecordSide:
             yield ok(f"the record key is the field {field!r} in all {found.records} records")
         elif configured:
             yield warn(f"kafka.key_field: no record has a field {field!r}")
+        if found.records and found.without:
+            yield warn(
+                f"{found.without} of {found.records + found.without} records have no text or "
+                f"number {field!r}: whether their key is right was not seen"
+            )
 
 
 def _clock(times_ms: np.ndarray, stamps: np.ndarray) -> Finding:

@@ -13,6 +13,7 @@ import gc
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from keyfold.worker.config import read_config
 from keyfold.worker.errors import SetUpError
 
 EX_USAGE = 2
+EX_INTERRUPTED = 130  # as a shell says it of SIGINT
 COMMANDS = {"init": "init_config", "check": "check", "repartition": "repartition"}
 
 
@@ -82,7 +84,8 @@ def _serve(words: list[str]) -> int:
         from keyfold.worker.app import EX_CRASH, create_app
         from keyfold.worker.health import check_port
         from keyfold.worker.key_field import expect_key_field
-        from keyfold.worker.redis_refusals import check_redis
+        from keyfold.worker.last_words import LastWords
+        from keyfold.worker.redis_refusals import await_redis
         from keyfold.worker.stop_after import stop_after
         from keyfold.worker.topics import check_topics
 
@@ -92,19 +95,23 @@ def _serve(words: list[str]) -> int:
         loop = _new_event_loop()
         app = create_app(config, file)
         loop.run_until_complete(check_topics(config.kafka, config.connection))
-        loop.run_until_complete(check_redis(config.redis.access, config.redis.timeout_s))
+        loop.run_until_complete(await_redis(config.redis.access, config.redis.timeout_s))
         expect_key_field(config, app.model.bundle.manifest.events, file)
         if arguments.max_events:
             stop_after(app.pipeline, arguments.max_events)
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
         return EX_USAGE
+    except KeyboardInterrupt:
+        print("keyfold-worker: interrupted before it joined", file=sys.stderr)
+        return EX_INTERRUPTED
     _tune_garbage_collection()
     worker = app.Worker(
         loglevel=arguments.log_level, loop=loop, redirect_stdouts=False, quiet=True,
         logging_config=_logging(arguments.log_level), blocking_timeout=0,
     )  # fmt: skip
     worker.spinner = None  # no progress bar, no cursor escapes: this is a service's log
+    last_words = LastWords(worker, app)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
@@ -113,9 +120,14 @@ def _serve(words: list[str]) -> int:
         app.failure = app.failure or error
         status = EX_CRASH
     if app.failure is not None:
+        if not isinstance(app.failure, Crash):  # nobody foresaw it: its place is all there is
+            traceback.print_exception(app.failure)
         print(f"keyfold-worker: {app.failure}", file=sys.stderr)
         return EX_USAGE if isinstance(app.failure, SetUpError) else EX_CRASH
-    return EX_CRASH if app.crashed else status
+    if app.crashed:
+        return EX_CRASH
+    last_words.say()
+    return status
 
 
 def _dry_run(arguments: argparse.Namespace, file: str) -> int:
@@ -150,9 +162,11 @@ def _logging(level: str) -> dict[str, object]:
         "formatters": {
             "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
         },
+        "filters": {"ours": {"()": "keyfold.worker.last_words.Ours"}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
+                "filters": ["ours"],
                 "stream": "ext://sys.stderr",
                 "formatter": "line",
             },

@@ -90,6 +90,7 @@ class Worker:
     bundle: Path  # folder written by keyfold-export
     start: str = ""  # where a new group begins: earliest, latest, a time or -7d; no default
     emit_from: str = ""  # a new group folds silently up to there: now, a time, -1d; or handover
+    # Above 64 KiB of them, as JSON, the prediction's "event" is null.
     passthrough: tuple[str, ...] = ()  # members of the event that its prediction repeats
     outputs: Literal["at-least-once", "exactly-once"] = "at-least-once"  # see README
     on_bundle_change: Literal["halt", "rebuild", "reset"] = "halt"  # states of another bundle

@@ -18,6 +18,7 @@ from keyfold.worker.beginning import STARTS, moment
 from keyfold.worker.columns import shortened, wrapped
 from keyfold.worker.config import Config
 from keyfold.worker.emit import Outputs
+from keyfold.worker.event_look import EventLook
 from keyfold.worker.kafka_log import Extent
 from keyfold.worker.key_field import expect_key_field
 from keyfold.worker.model import Model
@@ -54,10 +55,13 @@ def dry_run(config: Config, settings_file: str, most: int | None) -> int:
     print(f"dry run of bundle {model.bundle.id} on topic {config.kafka.input}, {begin}")
     print("nothing is written and no group is joined; every key starts cold")
     if not count:
-        print(f"\nno records in {config.kafka.input} there: send some, then try again")
+        print(f"\nno records in {config.kafka.input} there: send some, then try again:")
+        print(f"keyfold-send LOG --config {settings_file}")
         return 0
     trial = Trial(model, config.kafka.input, config.worker.passthrough)
-    found = _Found()
+    found, look = _Found(), EventLook(model.bundle.manifest, config.kafka.input)
+    for sample in samples:
+        look.add(sample)
     for micro_batch in _micro_batches(samples, config.worker.max_events):
         for number, outputs in trial.run(micro_batch):
             _note(found, config.kafka.input, number, outputs)
@@ -66,6 +70,9 @@ def dry_run(config: Config, settings_file: str, most: int | None) -> int:
         print(line)
     for line in _summary(config, trial, found, count):
         print(line)
+    for warns, text in look.findings():
+        for line in wrapped(f"{'WARN' if warns else '':>9} ", text):
+            print(line)
     if not trial.metrics.events:
         print("\nno record is an event of this bundle: see the reasons above")
         return NOTHING_FITS

@@ -15,6 +15,9 @@ from typing import Any, cast
 from keyfold.worker.handover import Handovers, Proposal, Seam
 
 AHEAD = 3  # times the events that came between a proposal and its hearing
+# Pauses before a proposal that was found is withdrawn: by then each owner that is alive has looked
+# at the record, and has put back what Redis may have lost in a failover.
+LOOKS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ def hand_over(giver: str, taker: str) -> Answered:
     while True:
         where = cast(Where, (yield AskWhere()))
         record = where.record
-        if record.proposal is not None:  # of a command that died; nobody else decides
-            yield from _withdraw(record, record.proposal)
+        if record.proposal is not None:  # of a command that died, or one that Redis remembers
+            yield from _clear(record, record.proposal)
             continue
         if record.seams and record.last == taker:
             return Outcome(record.seams[-1])
@@ -91,7 +94,7 @@ def cancel(record: Handovers) -> Answered:
     """Withdraw whatever is proposed."""
     while record.proposal is not None:
         proposal = record.proposal
-        record = yield from _withdraw(record, proposal)
+        record = yield from _clear(record, proposal)
         seam = record.agreed(proposal.number)
         if seam is not None:
             return Outcome(seam)
@@ -121,6 +124,17 @@ def _decide(
         else:
             held = yield from _withdraw(held, now)
             return held.agreed(number), last, False
+
+
+def _clear(held: Handovers, proposal: Proposal) -> Generator[Asked, Any, Handovers]:
+    """Withdraw a proposal that was found, once the owners have had their say about it."""
+    for _ in range(LOOKS):
+        if held.proposal is None or held.decide(proposal.number) is not None:
+            break  # nobody can object to an agreement of both
+        if not (yield Pause()):
+            break
+        held = cast(Handovers, (yield AskRecord()))
+    return (yield from _withdraw(held, proposal))
 
 
 def _withdraw(held: Handovers, proposal: Proposal) -> Generator[Asked, Any, Handovers]:

@@ -6,6 +6,9 @@ record is one value, replaced by compare-and-set only (worker/handover_store.py)
 Called by worker/partition.py, worker/state_handover.py and keyfold-verify. Prose: PROTOCOL.md.
 
     (nothing) -> proposed -> agreed: a seam | withdrawn: as before
+
+Redis may lose the last changes in a failover, and others may be made instead: revisions alone do
+not tell one history from another. What was agreed does: seams are only ever added.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Handovers:
     seams: tuple[Seam, ...] = ()  # ascending
     waiting: tuple[str, ...] = ()  # groups that began with worker.emit_from = handover
     proposal: Proposal | None = None  # None: nothing is undecided
+    logs: int = 0  # how often offsets began anew: of other logs nothing is remembered
 
     # -- what it says ------------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ class Handovers:
     def decide(self, number: int) -> Handovers | None:
         """Agree to a proposal; None: it is not there any more, or not everybody is ready."""
         proposal = self.proposal
-        if proposal is None or proposal.number != number:
+        if proposal is None or proposal.number != number or proposal.beyond > proposal.offset:
             return None
         if not {proposal.giver, proposal.taker} <= set(proposal.ready):
             return None
@@ -121,10 +125,14 @@ class Handovers:
         )
 
     def withdraw(self, number: int) -> Handovers | None:
-        """Withdraw a proposal; None: it is not there any more."""
+        """Withdraw a proposal; None: it is not there any more.
+
+        Where both are ready it is agreed instead: Redis may have forgotten that it was, and one of
+        them may have gone on.
+        """
         if self.proposal is None or self.proposal.number != number:
             return None
-        return self._next(proposal=None)
+        return self.decide(number) or self._next(proposal=None)
 
     def wait(self, group: str) -> Handovers:
         """Note a group that is to emit nothing before it was handed the outputs."""
@@ -141,7 +149,31 @@ class Handovers:
 
     def of_another_log(self) -> Handovers:
         """Forget the seams, not who has the outputs: offsets begin anew."""
-        return Handovers(self.revision + 1, waiting=self._silent())
+        return Handovers(self.revision + 1, waiting=self._silent(), logs=self.logs + 1)
+
+    def remembered(self, held: Handovers) -> Handovers | None:
+        """Return what holds for who remembers this and reads `held`, which may have lost a part.
+
+        A later revision than held.revision: it is to be put back. None: they contradict each other.
+        """
+        if held.logs != self.logs:
+            later = self.revision > held.revision
+            mine = self if later else replace(self, revision=held.revision + 1)
+            return mine if self.logs > held.logs else held
+        newer, older = (self, held) if self.revision > held.revision else (held, self)
+        known = min(len(newer.seams), len(older.seams))
+        if newer.seams[:known] != older.seams[:known] or (known and newer.first != older.first):
+            return None
+        seams = older.seams[len(newer.seams) :]
+        waiting = tuple(group for group in older.waiting if group not in newer.waiting)
+        if not (seams or waiting):
+            return newer
+        return newer._next(
+            first=newer.first or older.first,
+            seams=newer.seams + seams,
+            waiting=newer.waiting + waiting,
+            proposal=None if seams else newer.proposal,
+        )
 
     def _silent(self) -> tuple[str, ...]:
         known = {self.first, *self.waiting, *(seam.group for seam in self.seams)} - {""}
@@ -158,7 +190,10 @@ class Handovers:
     # -- as text -----------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        told = asdict(self)
+        if not self.logs:
+            del told["logs"]  # the text of a record is compared: it must stay what it was
+        return json.dumps(told, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> Handovers:
@@ -174,6 +209,7 @@ class Handovers:
                 tuple(Seam(**seam) for seam in read["seams"]),
                 tuple(read["waiting"]),
                 proposal and Proposal(**{**proposal, "ready": tuple(proposal["ready"])}),
+                read.get("logs", 0),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"expected a record of handovers, got {text[:200]!r}") from error
@@ -193,11 +229,12 @@ class Cursors:
 class Voice:
     """One group's owner of a partition: what it has heard, and what follows from that."""
 
-    def __init__(self, group: str, silent: bool = False) -> None:
-        self.group, self._silent = group, silent
+    def __init__(self, group: str) -> None:
+        self.group = group
         self.record = Handovers()  # as it was last heard, also before the last ACQUIRE
         self.held = Handovers()  # what Redis said last: older, where it has lost writes
         self.heard = False  # since the last ACQUIRE
+        self.contradicted = False  # what Redis holds cannot be what became of what was heard
 
     def forget(self) -> None:
         """Take nothing for granted any more, but remember what Redis may have lost."""
@@ -206,8 +243,9 @@ class Voice:
     def hear(self, record: Handovers) -> None:
         """Take what Redis holds."""
         self.held, self.heard = record, True
-        if record.revision >= self.record.revision:
-            self.record = record
+        known = self.record.remembered(record)
+        self.contradicted = known is None
+        self.record = known or self.record
 
     @property
     def proposal(self) -> Proposal | None:
@@ -216,14 +254,9 @@ class Voice:
         mine = proposal is not None and self.group in (proposal.giver, proposal.taker)
         return proposal if mine else None
 
-    @property
-    def silent(self) -> bool:
-        """Whether this group began silent and Redis does not know it (any more)."""
-        return self._silent and not self.record.seams and self.group not in self.record.waiting
-
     def emits(self, offset: int) -> bool:
         """Say whether an event's prediction is this group's."""
-        return not self.silent and self.record.emits(self.group, offset)
+        return self.record.emits(self.group, offset)
 
     def upto(self, first: int) -> int | None:
         """Return where a micro-batch that begins with this record must end; None: anywhere.
@@ -240,20 +273,23 @@ class Voice:
 
     def answer(self, at: Cursors) -> Handovers | None:
         """Return what the record should be instead; None: nothing is to be said."""
+        if self.contradicted:
+            return None
         if self.record.revision > self.held.revision:
-            return self.record  # Redis lost it; nobody else may have decided meanwhile
-        if self.silent:
-            return self.record.wait(self.group)
+            return self.record  # Redis lost it
         proposal = self.proposal
         if proposal is None:
             return None
+        # Ready is said once all that a former owner may have put out lies below the offset. Who is
+        # beyond it all the same has heard that it was withdrawn, which Redis then forgot.
+        ready = self.group in proposal.ready
+        position = at.begun if ready else max(at.begun, at.out)
+        if position > max(proposal.offset, proposal.beyond):
+            return self.record.beyond(position)
         if at.stood_s >= GIVE_UP_S:
             return self.record.withdraw(proposal.number)
-        if self.group in proposal.ready:
+        if ready or position > proposal.offset:
             return None
-        position = max(at.begun, at.out)
-        if position > proposal.offset:
-            return None if proposal.beyond >= position else self.record.beyond(position)
         stands = at.applied == at.saved == proposal.offset
         return self.record.ready(self.group) if stands else None
 

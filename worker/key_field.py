@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from keyfold.export.columns import category_text
 from keyfold.export.event_spec import EventSpec
 from keyfold.export.hook import json_of
 from keyfold.export.members import SCALAR, Members
@@ -45,9 +46,8 @@ class KeyReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, Reject):
             return None
         ((found,),) = self._members.columns([row])
-        if isinstance(found, bool) or not isinstance(found, str | int):
-            return None
-        return str(found).encode()
+        text = None if isinstance(found, bool) else category_text(found)
+        return None if text is None else text.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +57,26 @@ class Agreement:
     records: int  # that have the field
     differ: int  # whose key is another one
     example: str  # where the first of these is, "" when there is none
+    without: int = 0  # more records, with a value but without the field as text or a number
 
 
 def agreement(
     reader: KeyReader, topic: str, sampled: Iterable[tuple[int, Iterable[Taken]]]
 ) -> Agreement:
     """Compare record keys with the field, over the records of some partitions."""
-    records = differ = 0
+    records = differ = without = 0
     example = ""
     for number, taken in sampled:
         for record in taken:
             wanted = reader.key(record.value)
             if wanted is None:
+                without += record.value is not None  # a tombstone has no fields
                 continue
             records += 1
             if wanted != record.key:
                 differ += 1
                 example = example or f"{topic}:{number}:{record.offset}"
-    return Agreement(records, differ, example)
+    return Agreement(records, differ, example, without)
 
 
 def two_ways_out(field: str, found: Agreement, topic: str, file: str) -> str:

@@ -35,7 +35,12 @@ class Listener:
     @property
     def due(self) -> bool:
         """Whether the record should be looked at."""
-        return asyncio.get_running_loop().time() >= self._due_s
+        return self.due_in_s <= 0
+
+    @property
+    def due_in_s(self) -> float:
+        """Return in how many seconds it should be."""
+        return self._due_s - asyncio.get_running_loop().time()
 
     @property
     def urgent(self) -> bool:
@@ -70,6 +75,12 @@ class Listener:
     def _tell(self) -> None:
         at, last = self._partition.applied, self._partition.voice.record.last
         if self._emits:
+            if self._partition.rules.silent and not self._partition.voice.record.seams:
+                log.warning(
+                    "%s: worker.emit_from = handover is ignored: the group has a state here, so "
+                    "it is not new and goes on emitting",
+                    self._partition,
+                )
             log.info("%s: its predictions are emitted from offset %d on", self._partition, at)
         else:
             log.warning(

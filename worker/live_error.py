@@ -152,12 +152,12 @@ def label_of(value: Any) -> float | str | None:
         return category_text(value)
     if isinstance(value, str):
         return value
-    return float(value) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None  # an integer may be a class: as it is
 
 
 def label_text(label: float | str) -> str:
     """Return the class that a label names; 3 and 3.0 are both "3", as in training."""
-    return label if isinstance(label, str) else f"{label:.15g}"
+    return category_text(label) or ""
 
 
 def day_text(day: int) -> str:

@@ -257,8 +257,15 @@ class Owner:
         if now_s >= self._audit_due_s:
             self._audit_due_s = now_s + AUDIT_S
             await self._answers.give(look(self.partition, self._answers.topic), Phase.RUN)
+        await self._listen_if_due()
+
+    async def _listen_if_due(self) -> None:
         if self._listener.due:
             await self._listen()
+
+    async def _wait_behind(self, timeout_s: float) -> None:
+        """Wait within a turn, for so long at most, until something changed or is to be heard."""
+        await self._wait(min(timeout_s, max(self._listener.due_in_s, 0)))
 
     async def _listen(self) -> None:
         await self._listener.listen(self.waiting)
@@ -281,7 +288,7 @@ class Owner:
 
     async def _turn(self) -> None:
         try:
-            await self._saver.turn(self._wait)
+            await self._saver.turn(self._wait_behind, self._listen_if_due)
         except TransactionFailed as error:
             # Whether it ended well only a new ACQUIRE can tell; while draining: the next owner's.
             log.warning("%s: %s", self, error)

@@ -46,7 +46,7 @@ class Rules:
     exactly_once: bool = False  # outputs go out in transactions together with the group offset
     bundle_change: str = "halt"  # or "rebuild", "reset": what becomes of another bundle's states
     mark_lost: bool = False  # go on where retention took events, with marked predictions
-    silent: bool = False  # emit nothing before keyfold-state handover gives it the outputs
+    silent: bool = False  # a group that begins emits nothing before it is handed the outputs
 
 
 class Partition:
@@ -71,7 +71,7 @@ class Partition:
         self.next_offset = 0  # the next record to take from the log
         self.emit_from = 0  # outputs about offsets below it are out already, or not wanted
         self.emit_floor = 0  # the same, for the events that are this group's to predict at all
-        self.voice = Voice(group, self.rules.silent)  # which these are
+        self.voice = Voice(group)  # which these are
         self.begun = 0  # end of the last micro-batch that was taken; it may be under way
         self.out = 0  # below it outputs may be out that a former owner did not save
         self.lost_upto = 0  # end of the last range that retention took unseen; 0: none
@@ -116,6 +116,16 @@ class Partition:
         settings are not asked again: what they meant was decided when the group was new.
         """
         return Beginning.read(group_offset)
+
+    def begins_silent(self, record: Handovers) -> Handovers | None:
+        """Decide what the record must say before this group begins; None: what it says.
+
+        Only a group that begins waits to be handed the outputs: one that has a state has, or had,
+        outputs of its own, and a setting must not end them without a word.
+        """
+        if not self.rules.silent or self.group in record.waiting:
+            return None
+        return record.wait(self.group)
 
     def begin_anew_at(self, refused: Refused, log_start: int) -> int | None:
         """Decide where another bundle's states are folded anew by this one; None: they are not.
@@ -253,6 +263,13 @@ class Partition:
         if log_end is not None:
             self.out = self.emit_floor if self.rules.exactly_once else log_end
         self.voice.hear(record)
+        if self.voice.contradicted:
+            self.halt(
+                f"handovers: expected {self.voice.record}, as this worker has heard it, and what "
+                f"follows from it, got {record}: Redis lost an agreement, and another was made: "
+                "outputs may be out twice or missing between the two (keyfold-verify tells); "
+                "restart this worker to go on with what Redis holds"
+            )
 
     def begin(self, first: int, upto: int) -> None:
         """Note that a micro-batch of records from `first` to below `upto` begins; set emit_from."""
@@ -268,6 +285,12 @@ class Partition:
         if self.phase is Phase.RUN and proposal is not None and self.applied >= self.begun:
             self.applied = max(self.applied, min(first, proposal.offset))
             self._check()
+
+    @property
+    def stands(self) -> bool:
+        """Whether a proposal's offset is reached: what is applied is to be saved now."""
+        proposal = self.voice.proposal
+        return proposal is not None and self.applied == proposal.offset
 
     def answer(self, stood_s: float) -> Handovers | None:
         """Return what the record of handovers should be instead; None: nothing is to be said.

@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         raise SetUpError("kafka.key_field: expected the field that holds the key, got none")
     _check_topics(config, given.source)
     work = work_of(config, bundle, given.source, field, given.instance)
+    work.begin = given.begin
     log.info("%s -> %s, keyed by %r, positions in group %s", work.source, work.target, field,
              work.group)  # fmt: skip
     return _keep_on(config, work, Stop(), given.once)
@@ -141,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     add("config", type=Path, help="worker.toml: kafka.input is where to")
     add("--from", dest="source", required=True, metavar="TOPIC", help="where from")
     add("--key-field", metavar="FIELD", help="default: kafka.key_field, else the bundle's")
+    begin = parser.add_mutually_exclusive_group()
+    for end, what in (("start", "oldest record"), ("end", "end")):
+        begin.add_argument(
+            f"--from-{end}", dest="begin", action="store_const", const=end, default="",
+            help=f"begin at a partition's {what} where the group has no position, or one whose "
+            "records were deleted; changes nothing elsewhere",
+        )  # fmt: skip
     add("--once", action="store_true", help="stop when all that is there was moved")
     add("--instance", default="0", metavar="NAME",
         help="one of several that share the topic's partitions: a name of its own")  # fmt: skip

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from keyfold.export.refusals import acl
 from keyfold.worker.config import Config
 from keyfold.worker.errors import SetUpError
+from keyfold.worker.repartition_begin import Begin
 from keyfold.worker.repartition_merge import Merge
 from keyfold.worker.repartition_work import Moved, Work
 
@@ -42,7 +43,9 @@ class Again(Exception):
 class Stop(Protocol):
     """Whether somebody wants it to end."""
 
-    asked: bool
+    @property
+    def asked(self) -> bool:
+        """Whether that is so."""
 
 
 class Session:
@@ -54,6 +57,7 @@ class Session:
         self._merge: Merge[Message] = Merge()
         self._ours: list[int] = []  # partitions given to us by the group
         self._paused: set[int] = set()
+        self._unwritten: dict[int, int] = {}  # where partitions begin that had no position
         self._letters = 1  # partitions of the dead-letter topic
         common = {**config.connection.librdkafka(), "log_level": 2}
         self._consumer = Consumer(
@@ -62,13 +66,14 @@ class Session:
                 "group.id": work.group,
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",  # also waits for unsettled positions
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "error",  # repartition_begin.py says where
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": 32 * 1024,
                 "session.timeout.ms": int(config.kafka.session_timeout_s * 1000),
                 "fetch.wait.max.ms": 50,
             }
         )
+        self._begin = Begin(config, work, self._consumer, self._timeout_s)
         self._producer = Producer(
             {
                 **common,
@@ -77,6 +82,9 @@ class Session:
                 "partitioner": "murmur2_random",  # Java's
                 "compression.type": config.kafka.compression,
                 "message.max.bytes": work.most_bytes,
+                # Several in one request are never more than any of the topics takes; a larger
+                # one, such as a reject whose topic takes more, is a request of its own.
+                "batch.size": work.request_bytes,
                 "linger.ms": 5,
             }
         )
@@ -107,6 +115,7 @@ class Session:
         taken: Sequence[tuple[int, Message]] = ()
         while not stop.asked:
             self._fetch(0.0 if len(taken) == CHUNK else FETCH_S)
+            self._settle()
             taken = self._merge.take(CHUNK)
             if taken:
                 self._move(taken)
@@ -120,13 +129,21 @@ class Session:
     # -- consuming ---------------------------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
-        self._ours = [one.partition for one in where]
+        source, given = self._work.source, [one.partition for one in where]
+        try:
+            places = self._begin.places(given)
+        except KafkaException as error:
+            self._fail("begin", error)
+        consumer.assign([TopicPartition(source, one.partition, one.offset) for one in places])
+        self._unwritten = {one.partition: one.offset for one in places if not one.known}
+        self._ours = given
         self._merge.assign(self._ours)
         self._paused.clear()
 
     def _revoked(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
         # What waits was not moved: whoever gets the partition next reads it again.
         self._ours = []
+        self._unwritten = {}
         self._merge.assign(())
 
     def _fetch(self, wait_s: float) -> None:
@@ -137,6 +154,9 @@ class Session:
                 self._merge.add(partition, message)
             elif error is not None and error.code() == KafkaError._PARTITION_EOF:
                 self._merge.end(partition or 0)
+            elif error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+                # Retention overtook us, or the topic was made anew: the next session tells.
+                raise Again(f"{self._work.source}:{partition}: {error.str()}")
             elif error is not None:
                 self._refuse(error)
                 log.warning("%s: %s", self._work.source, error.str())
@@ -156,18 +176,30 @@ class Session:
 
     def _move(self, taken: Sequence[tuple[int, Message]]) -> None:
         """Send records under their new keys, and the positions behind them, in one transaction."""
-        producer, source = self._producer, self._work.source
+        producer = self._producer
         self._ask("begin", producer.begin_transaction)
         behind: dict[int, int] = {}
         moved = [self._work.moved(message) for _, message in taken]
         for (number, message), one in zip(taken, moved, strict=True):
             self._produce(number, one)
             behind[number] = (message.offset() or 0) + 1
-        where = [TopicPartition(source, number, offset) for number, offset in behind.items()]
-        group = self._consumer.consumer_group_metadata()
-        self._ask("positions", producer.send_offsets_to_transaction, where, group, self._timeout_s)
+        self._ask("positions", self._positions, behind)
         self._ask("end", producer.commit_transaction, self._timeout_s)
         self._work.count(moved)
+
+    def _settle(self) -> None:
+        """Make the places where partitions begin the group's positions, before a record moves."""
+        if not self._unwritten:
+            return
+        self._ask("first", self._producer.begin_transaction)
+        self._ask("first positions", self._positions, self._unwritten)
+        self._ask("first end", self._producer.commit_transaction, self._timeout_s)
+        self._unwritten = {}
+
+    def _positions(self, behind: Mapping[int, int]) -> None:
+        source, group = self._work.source, self._consumer.consumer_group_metadata()
+        where = [TopicPartition(source, number, offset) for number, offset in behind.items()]
+        self._producer.send_offsets_to_transaction(where, group, self._timeout_s)
 
     def _produce(self, number: int, one: Moved) -> None:
         more: dict[str, Any] = {} if one.key_is_new else {"partition": number % self._letters}
@@ -195,7 +227,7 @@ class Session:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     self._fail(what, error)
 
-    def _fail(self, what: str, error: KafkaException) -> None:
+    def _fail(self, what: str, error: KafkaException) -> NoReturn:
         """Drop the transaction. Raises Again, SetUpError."""
         reason: KafkaError = error.args[0]
         self._refuse(reason)

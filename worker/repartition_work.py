@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import Message
 
 from keyfold.export.events import why_no_key
-from keyfold.worker.emit import TRUNCATED_BYTES
+from keyfold.worker.emit import MAX_REQUEST_BYTES, TRUNCATED_BYTES
 from keyfold.worker.key_field import KeyReader
 
 OVERHEAD_BYTES = 200  # of a record as the only one of a request, beside key, value and headers
@@ -52,6 +52,7 @@ class Work:
     field: str  # whose text is the key
     reader: KeyReader  # of that field
     limits: Mapping[str, int]  # topic -> its max.message.bytes
+    begin: Literal["", "start", "end"] = ""  # where, in partitions without a usable position
     done: int = 0  # records in transactions that ended well
     rejected: int = 0  # of these to the dead-letter topic
 
@@ -65,6 +66,11 @@ class Work:
     def most_bytes(self) -> int:
         """Return the size of the largest record that can be sent anywhere."""
         return max(self.limits.values())
+
+    @property
+    def request_bytes(self) -> int:
+        """Return the size of several records together that each of the topics takes."""
+        return max(min(*self.limits.values(), MAX_REQUEST_BYTES) - OVERHEAD_BYTES, 1)
 
     def moved(self, message: Message) -> Moved:
         """Say what becomes of a record."""

@@ -1,8 +1,8 @@
 """What predictions repeat of their events (worker.passthrough), as the oracle reads it.
 
-Owns an own reading of those members, apart from worker/passthrough.py which writes them, and their
-digest: a whole partition's members would take too much memory. Called by worker/refold.py and
-worker/prediction.py.
+Owns an own reading of those members, apart from worker/passthrough.py which writes them, how large
+they may be, and their digest: a whole partition's members would take too much memory. Called by
+worker/refold.py and worker/prediction.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from keyfold.export.events import EventSpec
 from keyfold.export.hook import json_of
 from keyfold.worker.errors import Reject
 
+REPEATED_AT_MOST = 65_536  # bytes of the members as JSON; a prediction repeats null for more
+NOTHING = 1 + crc32(b"null")  # digest of null
+
 
 class Repeated:
     """Reads the members at `paths` out of records."""
@@ -30,13 +33,25 @@ class Repeated:
         try:
             event: Any = orjson.loads(self._json(value or b""))
         except (orjson.JSONDecodeError, Reject):
-            return event_digest(None)
-        return event_digest({path: _find(event, path) for path in self._paths})
+            return NOTHING
+        written = _written({path: _find(event, path) for path in self._paths})
+        if written is None or len(written) > REPEATED_AT_MOST:
+            return NOTHING
+        return 1 + crc32(written)
 
 
 def event_digest(members: Any) -> int:
     """Return a number, never 0, that two equal JSON values have in common."""
-    return 1 + crc32(orjson.dumps(members, option=orjson.OPT_SORT_KEYS))
+    written = _written(members)
+    return -1 if written is None else 1 + crc32(written)
+
+
+def _written(members: Any) -> bytes | None:
+    """Return JSON that equal values have in common; None for what is nested too deep for it."""
+    try:
+        return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _find(event: Any, path: str) -> Any:

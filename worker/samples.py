@@ -82,7 +82,8 @@ def offsets_at(config: Config, partitions: int, time_ms: int) -> list[int | None
     admin = AdminClient({**config.connection.librdkafka(), "log_level": 0})
     topic = config.kafka.input
     wanted = {
-        TopicPartition(topic, number): OffsetSpec.for_timestamp(time_ms)
+        # Below 0 Kafka takes a time for something else: -1 is the end.
+        TopicPartition(topic, number): OffsetSpec.for_timestamp(max(time_ms, 0))
         for number in range(partitions)
     }
     asked: Any = admin.list_offsets(wanted, request_timeout=LONGEST_S)

@@ -75,12 +75,15 @@ class Saver:
         self._emissions, self._payload = [], NOTHING
         self._bytes = self._micro_batches = self._cursor = 0
 
-    async def turn(self, wait: Callable[[float], Awaitable[object]]) -> None:
+    async def turn(
+        self, wait: Callable[[float], Awaitable[object]], listen: Callable[[], Awaitable[object]]
+    ) -> None:
         """Emit everything applied so far, wait for the acks, save. Raises NotOwner, KafkaError.
 
-        `wait(seconds)` returns earlier when more was applied or the phase changed.
+        `wait(seconds)` returns earlier when more was applied, the phase changed, or `listen` has
+        something to do.
         """
-        await self._write_behind(wait)
+        await self._write_behind(wait, listen)
         plan = self._partition.plan_save()
         if plan is None:
             return
@@ -91,11 +94,19 @@ class Saver:
         await self._answer(phases.turn(self._partition, plan))
         self._last_save_s = asyncio.get_running_loop().time()
 
-    async def _write_behind(self, wait: Callable[[float], Awaitable[object]]) -> None:
-        """Until a save is due, emit at once and let further micro-batches join the save."""
+    async def _write_behind(
+        self, wait: Callable[[float], Awaitable[object]], listen: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Until a save is due, emit at once and let further micro-batches join the save.
+
+        A save is due at once where a handover waits for it.
+        """
         loop = asyncio.get_running_loop()
         due_s = self._last_save_s + self._shared.settings.save_every_s
         while loop.time() < due_s and self._partition.phase is Phase.RUN and not self._full:
+            await listen()
+            if self._partition.phase is not Phase.RUN or self._partition.stands:
+                return
             if self._partition.acked < self._partition.applied:
                 upto = self._partition.applied
                 self._drop_silent(upto)

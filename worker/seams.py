@@ -12,9 +12,11 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from keyfold.worker.errors import Crash
+
+NOBODY = ""  # who owes an event's prediction where a group waits for outputs that no group has
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,14 @@ class Seams:
     first: str = ""  # who had the outputs before the first seam; "": nothing was handed over
     at: tuple[tuple[int, str], ...] = ()  # from this offset on they are this group's
     waits: bool = False  # nothing was handed over yet, and the verified group waits for it
-    others: Mapping[str, Other] = field(default_factory=dict)  # those of which Redis has a state
+    # Those of which Redis has a state; NOBODY: what the verified group folds and no group predicts.
+    others: Mapping[str, Other] = field(default_factory=dict)
     letters: Container[int] = ()  # offsets that a dead letter is about, whoever wrote it
 
     def owner(self, offset: int) -> str:
         """Return the group whose prediction an event's is, "" when nobody can tell."""
         if not self.at:
-            return "" if self.waits else self.group
+            return NOBODY if self.waits else self.group
         group = self.first
         for begin, then in self.at:
             if begin <= offset:
@@ -78,13 +81,28 @@ def read_seams(
         at = tuple((int(seam["offset"]), str(seam["group"])) for seam in record["seams"])
         first, waiting = str(record["first"]), record["waiting"]
         names = {first, *(name for _, name in at)} - {"", group}
-        found = {name: _other(redis, f"{{{name}:{source}:{partition}}}") for name in names}
+        waits = not at and group in waiting
+        if waits and not _others_serve(redis, source, partition, waiting):
+            names = {NOBODY}
+        found = {name: _other(redis, f"{{{name or group}:{source}:{partition}}}") for name in names}
     except RedisError as error:
         raise Crash(f"Redis: {name}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Crash(f"{name}: expected a record of handovers, got {error!r}") from error
     others = {name: other for name, other in found.items() if other is not None}
-    return Seams(group, first, at, not at and group in waiting, others, letters)
+    return Seams(group, first, at, waits, others, letters)
+
+
+def _others_serve(redis: Any, source: str, partition: int, waiting: Container[str]) -> bool:
+    """Say whether Redis has a state of a group that does not wait, or may have one."""
+    end = f":{source}:{partition}}}"
+    try:
+        for name in redis.scan_iter(match=f"{{*{end}", count=1000):
+            if name.decode().removeprefix("{").removesuffix(end) not in waiting:
+                return True
+    except NoPermissionError:
+        return True  # nothing to go by
+    return False
 
 
 def _other(redis: Any, name: str) -> Other | None:

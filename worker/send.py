@@ -1,8 +1,8 @@
 """keyfold-send: streams an event log into a Kafka topic, keyed as Java clients would key it.
 
 Owns the command line and the progress line; reading is in worker/event_log.py, sending in
-worker/sender.py. A bundle is only asked for the names of its key and time fields. Called as a
-console command.
+worker/sender.py, what is odd about rows in worker/send_report.py. A bundle is only asked for the
+names of its key and time fields. Called as a console command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ from keyfold.export import bundle as contract
 from keyfold.export import settings
 from keyfold.export.connection import Connection, Security
 from keyfold.export.event_spec import EventSpec
+from keyfold.export.features import FeatureSpec, Field
+from keyfold.export.tables import Row
 from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash, TopicError
-from keyfold.worker.event_log import Fields, read_log
+from keyfold.worker.event_log import Entry, EventLogError, Excerpt, Fields, read_log
 from keyfold.worker.file_form import add_form_flags, form_of
-from keyfold.worker.sender import Pace, create_topic, partition_count, send
+from keyfold.worker.score_rows import sort_by_time
+from keyfold.worker.send_report import RowReport
+from keyfold.worker.sender import Pace, Sent, create_topic, partition_count, send
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +56,28 @@ def _run(arguments: argparse.Namespace) -> int:
         raise TopicError(
             f"topic {place.topic!r}: no such topic; --create-partitions N makes it{may}"
         )
-    entries = itertools.islice(read_log(arguments.log, fields), arguments.limit)
+    report = RowReport()
+    excerpt = Excerpt(
+        arguments.from_row,
+        _sorting(fields) if arguments.sort else None,
+        report.note_broken if arguments.skip_broken else None,
+        (lambda row, entry: None) if fields.time is None else report.note_order,
+    )
+    entries = itertools.islice(read_log(arguments.log, fields, excerpt), arguments.limit)
+    try:
+        sent = _send(place, entries, Pace(arguments.rate, arguments.time_lapse))
+    except EventLogError as error:
+        raise Crash(f"{error}{_how_to_go_on(error, arguments)}") from error
+    finally:
+        for line in report.lines():
+            _say(line)
+    rate = sent.events / max(sent.seconds, 1e-9)
+    _say(f"{sent.events:,} events to {place.topic} in {sent.seconds:.1f} s ({rate:,.0f}/s)")
+    return 0
+
+
+def _send(place: _Place, entries: Iterator[Entry], pace: Pace) -> Sent:
+    """Send with a progress line."""
     stderr = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
@@ -62,15 +87,29 @@ def _run(arguments: argparse.Namespace) -> int:
             rate = sent / max(time.monotonic() - begin, 1e-9)
             bar.update(task, description=f"{sent:,} events sent, {rate:,.0f}/s")
 
-        pace = Pace(arguments.rate, arguments.time_lapse)
-        sent = send(place.kafka, place.topic, entries, pace, tick)
-    rate = sent.events / max(sent.seconds, 1e-9)
-    print(
-        f"keyfold-send: {sent.events:,} events to {place.topic} in {sent.seconds:.1f} s "
-        f"({rate:,.0f}/s)",
-        file=sys.stderr,
-    )
-    return 0
+        return send(place.kafka, place.topic, entries, pace, tick)
+
+
+def _say(line: str) -> None:
+    print(line if line.startswith(" ") else f"keyfold-send: {line}", file=sys.stderr)
+
+
+def _how_to_go_on(error: EventLogError, arguments: argparse.Namespace) -> str:
+    if error.begin is None:
+        return ""
+    begin = f"{'--sort ' if arguments.sort else ''}--from-row {error.begin}"
+    if arguments.skip_broken:
+        return f"; to go on, put it right, then {begin}"
+    return f"; to go on, put it right, then {begin}; or {begin} --skip-broken leaves it out"
+
+
+def _sorting(fields: Fields) -> Callable[[Iterator[Row]], Iterator[Row]]:
+    """Return what puts rows in the order of their times, whatever else they hold."""
+    if fields.time is None:
+        raise Crash("--sort: expected --time FIELD, or a --bundle that names it")
+    events = EventSpec(None, fields.time, fields.time_unit, time_zone=fields.time_zone)
+    anything = FeatureSpec((Field(fields.time, "category", ("",), "mask"),))
+    return lambda rows: sort_by_time(rows, events, anything)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +148,11 @@ def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
     form = form_of(arguments, served)
     if key is None and served is None:
         raise Crash("--key: expected the field that holds the key, or a --bundle that names it")
-    if arguments.time_lapse is None:
-        return Fields(key, form=form)
-    if when is None:
+    needed = arguments.time_lapse is not None
+    if needed and when is None:
         raise Crash("--time-lapse: expected --time FIELD, or a --bundle that names it")
     unit = EventSpec(time_unit=unit or "ms").time_unit  # which refuses what is none
-    return Fields(key, when, unit, zone, form)
+    return Fields(key, when, unit, zone, form, needed)
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -143,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--topic", help="where to (kafka.input)")
     add("--bundle", type=Path, metavar="FOLDER", help="take key and time field from its manifest")
     add("--key", metavar="FIELD", help="the field that holds the key")
-    add("--time", metavar="FIELD", help="the field that holds the event time, for --time-lapse")
+    add("--time", metavar="FIELD", help="the field that holds the event time, for --time-lapse, "
+        "--sort and the warning of rows that go back in time")  # fmt: skip
     add("--time-unit", metavar="UNIT",
         help="of that field: ms, s, us or ns since 1970, iso, or a strptime pattern (default: the "
         "bundle's, or ms)")  # fmt: skip
@@ -152,6 +191,12 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--rate", type=_positive(float), metavar="N", help="events a second")
     pace.add_argument("--time-lapse", type=_positive(float), metavar="X",
         help="let event time pass X times faster than real time")  # fmt: skip
+    add("--sort", action="store_true", help="go by event time instead of the rows' order (keeps "
+        "the log in a temporary file)")  # fmt: skip
+    add("--skip-broken", action="store_true", help="leave out rows that cannot be sent, and say "
+        "which (default: the first one ends the sending)")  # fmt: skip
+    add("--from-row", type=_positive(int), default=1, metavar="N",
+        help="begin with this row, counted from 1 (with --sort: in the order of time)")  # fmt: skip
     add("--limit", type=_positive(int), metavar="N", help="stop after N events")
     add("--create-partitions", type=_positive(int), metavar="N",
         help="create the topic with N partitions unless it has them")  # fmt: skip

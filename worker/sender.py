@@ -73,7 +73,8 @@ def send(
                 looked = now
                 tick(sender.acked)
     except Crash as error:
-        raise type(error)(f"{error} (after {sender.handed_over:,} events were sent)") from error
+        error.args = (f"{error} (after {sender.handed_over:,} events were sent)",)
+        raise
     finally:
         # Also when a bad line or Ctrl-C ends the log early: what was handed over is delivered.
         sender.finish()

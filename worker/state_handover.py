@@ -140,8 +140,14 @@ def _cancel(records: HandoverAdmin, count: int) -> int:
             except StopIteration as end:
                 outcome: Outcome = end.value
                 break
-            if isinstance(question, Change):  # it asks nothing else
-                answer = records.swap(number, question.before, question.after)
+            match question:  # it asks nothing else
+                case Change():
+                    answer = records.swap(number, question.before, question.after)
+                case AskRecord():
+                    answer = records.read(number)
+                case Pause():
+                    time.sleep(LOOK_EVERY_S)
+                    answer = True
         if outcome.seam is not None:
             print(f"partition {number}: too late: group {outcome.seam.group!r} has the outputs "
                   f"from offset {outcome.seam.offset} on; --back gives them back")  # fmt: skip

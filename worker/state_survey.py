@@ -116,7 +116,8 @@ def survey(config: Config, admin: Admin) -> Survey:
         offsets = group_offsets(kafka, topic, count, config.kafka.group)
         places = []
         for number in range(count):
-            extent, held = log.extent(topic, number), admin.look(topic, number)
+            # The log last: a worker goes on meanwhile, and W must not seem to be beyond its end.
+            held, extent = admin.look(topic, number), log.extent(topic, number)
             found = "" if held is None else _found(log, topic, number, extent, held)
             places.append(Place(number, extent, held, offsets[number], found))
     now = Topic(count, topic_identity(kafka, topic))

@@ -132,7 +132,8 @@ def _watched(arguments: argparse.Namespace) -> Watched:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyfold-tail",
-        description="Watch predictions: live at a terminal, one readable line each elsewhere.",
+        description="Watch predictions: live at a terminal, elsewhere one line each, shortened to "
+        "80 columns (--json: whole).",
         epilog="Exit status: 0 after -n predictions or a closed pipe, 2 when the topic cannot be "
         "read, 130 after Ctrl-C.",
     )

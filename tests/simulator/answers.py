@@ -79,7 +79,11 @@ def _set_group_offset(owner: Owner, question: SetGroupOffset) -> None:
 
 
 def _take_fence(owner: Owner, question: TakeFence) -> Acquired | Refused:
-    worker = owner.worker
+    worker, common = owner.worker, owner.world.common
+    if question.begin is not None:
+        after = owner.partition.begins_silent(common.handovers)
+        if after is not None:
+            common.swap(common.handovers, after)
     return owner.world.redis.take_fence(worker.nonce, worker.bundle, question.begin)
 
 

@@ -130,7 +130,7 @@ class Oracle:
     def _due(self, lineage: Lineage, low: int, high: int) -> list[int]:
         """Return the offsets in [low, high) about which this group must have put something out."""
         offsets = lineage.outputs_between(low, high)
-        if not (self._world.common.handovers.seams or self._world.rules.silent):
+        if not (self._world.common.agreed.seams or self._world.rules.silent):
             return offsets
         return [offset for offset in offsets if self._world.emits(offset)]
 

@@ -175,6 +175,10 @@ class Owner:
     def _turn_once(self) -> Steps:
         partition, world = self.partition, self.world
         while world.random() < world.write_behind and partition.phase is Phase.RUN:
+            if world.random() < self._listens / 3:
+                yield from self._listen()
+            if partition.phase is not Phase.RUN or partition.stands:
+                break
             if partition.acked < partition.applied:
                 self._drop_silent(partition.applied)
                 yield from self._answer_all(world.parts.emit(partition, partition.applied))

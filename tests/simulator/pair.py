@@ -23,6 +23,7 @@ from simulator.world import Common, Parts, Weights, World
 
 OLD, NEW = "old", "new"
 COMMAND = 0.15  # of all moves: the operator's
+FORGETS = 0.01  # of all moves between an agreement and the next change: Redis fails over
 
 
 def fail_over(world: World) -> None:
@@ -59,6 +60,7 @@ class Pair:
         for _ in range(int(self.old.random() * 8)):
             self.old.append()
         self.operator = Operator(self)
+        self.forgetful = self.old.random() < 0.5  # Redis, in schedules of this kind
 
     def _tune(self, world: World, weights: Weights, given: Parts) -> None:
         world.allowed, world.emit_ahead = set(), None
@@ -72,6 +74,9 @@ class Pair:
         """Run the schedule, then let both groups catch up. Raises Violation."""
         draw = self.old.random
         for _ in range(self.old.length * 10):
+            if self.forgetful and self.common.may_forget and draw() < FORGETS:
+                self.common.forget()
+                self.old.count["agreement forgotten"] += 1
             if draw() < COMMAND:
                 self.operator.move()
             else:

@@ -5,6 +5,7 @@ As in controls.py, each replaces one part of the worlds. Run by test_pair.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from keyfold.worker.handing_over import Answered, AskWhere, Change, Outcome, Where
@@ -55,7 +56,7 @@ def _with(kind: type[Voice]) -> type[Partition]:
     class WithVoice(Partition):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            self.voice = kind(self.group, self.rules.silent)
+            self.voice = kind(self.group)
 
     return WithVoice
 
@@ -72,7 +73,25 @@ def failing_over(world: World, weights: Weights) -> None:
     weights[fail_over] = 4
 
 
+class _CanBeWithdrawn(Handovers):
+    """A proposal that both are ready for can still be withdrawn."""
+
+    __slots__ = ()
+
+    def withdraw(self, number: int) -> Handovers | None:
+        if self.proposal is None or self.proposal.number != number:
+            return None
+        return replace(self, revision=self.revision + 1, proposal=None)
+
+
+def withdrawing(world: World, weights: Weights) -> None:
+    """Use such a record."""
+    if not world.common.handovers.revision:
+        world.common.handovers = _CanBeWithdrawn()
+
+
 CONTROLS = {
+    "what both are ready for is agreed": Control(Parts(tune=withdrawing), "seam"),
     "both groups are ready before it is agreed": Control(Parts(command=agrees_at_once), "seam"),
     "nothing is taken at a proposal's offset": Control(Parts(partition=_with(_NeverStops)), "seam"),
     "nothing is taken before the record was heard": Control(Parts(partition=_with(_Deaf)), "seam"),

@@ -19,7 +19,7 @@ HAPPENED = {
     "handed over", "not handed over", "command killed", "command refused", "reply lost",
     "request late", "request lost", "late command", "crash: killed", "crash: not owner", "drain",
     "rewind", "rollback", "two owners", "frozen", "thawed", "transaction", "transaction failed",
-    "output repeated",
+    "output repeated", "agreement forgotten",
 }  # fmt: skip
 
 

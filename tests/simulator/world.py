@@ -59,11 +59,32 @@ class Common:
     log: Log  # the input
     handovers: Handovers  # whose predictions the outputs are: Redis, outside every group
     emitted: dict[int, set[str]]  # offset -> groups whose predictions of it are out
+    former: Handovers | None = None  # the record before its last change
+    forgotten: Handovers | None = None  # an agreement that Redis does not know at present
 
     def swap(self, before: Handovers, after: Handovers) -> Handovers:
         """Replace the record by compare-and-set."""
         if self.handovers == before:
-            self.handovers = after
+            self.former, self.handovers = before, after
+        return self.handovers
+
+    @property
+    def may_forget(self) -> bool:
+        """Whether the last change was an agreement."""
+        former = self.former
+        return former is not None and len(former.seams) < len(self.handovers.seams)
+
+    def forget(self) -> None:
+        """Let Redis fail over to a replica that has not heard of the last change."""
+        assert self.former is not None
+        self.forgotten, self.handovers, self.former = self.handovers, self.former, None
+
+    @property
+    def agreed(self) -> Handovers:
+        """Return whose predictions the outputs are, be it forgotten."""
+        lost = self.forgotten
+        if lost is not None and len(lost.seams) > len(self.handovers.seams):
+            return lost
         return self.handovers
 
 
@@ -159,7 +180,7 @@ class World:
 
     def emits(self, offset: int) -> bool:
         """Say whether an event's prediction is this group's, as it is decided now."""
-        handovers = self.common.handovers
+        handovers = self.common.agreed
         began_silent = self.rules.silent and not handovers.seams
         return not began_silent and handovers.emits(self.group, offset)
 

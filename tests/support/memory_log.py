@@ -90,6 +90,8 @@ class MemoryLog:
 
     async def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
         """Return the offset of the first record with this timestamp or a later one."""
+        if time_ms < 0:
+            raise ValueError("The target time cannot be negative.")  # as Kafka's client does
         self._fail()
         young = (r.offset for r in self.records.get(partition, []) if r.timestamp >= time_ms)
         return next(young, None)

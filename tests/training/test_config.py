@@ -139,3 +139,25 @@ def test_forecasts_contradictions_are_named() -> None:
             Split(by="order", validation_share=0.1),
             forecast=Forecast(horizons=(1, 2)),
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        ((), r"log\.jsonl"),
+        (('files = ["log.jsonl"]', 'files = ["a.csv.gz", "b.parquet"]'), r"b\.parquet"),
+        (('files = ["log.jsonl"]', '[kafka]\nbrokers = "b:1"\ntopic = "t"\n[data]'), "kafka.topic"),
+    ],
+)
+def test_words_for_nothing_are_of_csv_cells_only(
+    tmp_path: Path, change: tuple[str, str] | tuple[()], got: str
+) -> None:
+    text = GOOD.replace("[split]", 'null_words = ["off-line"]\n[split]')
+    if change:
+        text = text.replace("[data]\n", "", int("kafka" in change[1])).replace(*change)
+    expected = rf"data\.null_words: expected CSV files .*got {got}: .* has to send null"
+    with pytest.raises(SettingsError, match=expected):
+        read_config(write(tmp_path, text), environment={})
+    csv = text.replace("log.jsonl", "log.csv").replace("b.parquet", "b.tsv")
+    if "kafka" not in csv:
+        assert read_config(write(tmp_path, csv), environment={}).data.null_words == ("off-line",)

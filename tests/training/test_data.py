@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from keyfold.export.tables import TableError
 from keyfold.training.config import Data
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
+from keyfold.worker.live_error import label_of, label_text
 
 DATA = Data(features=("a", "b"), label="y", kind="regression", time_field="t", max_reject_share=1.0)
 EVENTS: tuple[dict[str, Any], ...] = (
@@ -107,6 +109,8 @@ def test_the_record_key_wins_over_a_field_of_the_same_name() -> None:
         ('{"t":0,"a":1,"b":1,"y":1}', "line 2: field 'key': expected a key"),
         ('{"key":"k","t":0,"a":1,"b":1,"y":"high"}', "line 2: field 'y': expected a finite number"),
         ('{"key":"k","t":0,"a":1,"b":1,"y":true}', r"line 2: field .*\by\b"),
+        ('{"key":"k","t":0,"a":1,"b":1,"y":1e39}', "line 2: field 'y' overflows float32"),
+        (f'{{"key":"k","t":0,"a":1,"b":1,"y":-{10**400}}}', "line 2: field 'y' overflows float32"),
         ("{not json", "line 2: the record's value is not valid JSON"),
     ],
 )
@@ -234,3 +238,53 @@ def test_other_keys_and_rejects_do_not_break_a_silence() -> None:
     ]
     log = topic(settings, *records)
     assert [(s.key, len(s)) for s in log.sequences] == [("k", 1), ("j", 1), ("k", 1)]
+
+
+def test_sequences_of_a_key_are_in_the_order_that_sorting_gave_them(tmp_path: Path) -> None:
+    data = replace(DATA, reset_after_s=1.0)
+    events = [{**EVENTS[0], "t": t} for t in (9000, 9001, 0, 1)]
+    log = read(data, write_jsonl(tmp_path / "log.jsonl", events))
+    assert [s.times_ms.tolist() for s in log.sequences] == [[0, 1], [9000, 9001]]
+
+
+def test_a_class_that_is_a_number_has_the_same_name_in_training_and_later(tmp_path: Path) -> None:
+    labels = [1000001.0, 1000002.0, 1000003, 3, 3.0, 0.1234567, 0.12345678, 2**53 + 1, True, "a"]
+    names = ["1000001", "1000002", "1000003", "3", "3", "0.1234567", "0.12345678",
+             "9007199254740993", "true", "a"]  # fmt: skip
+    file = write_jsonl(tmp_path / "log.jsonl", [{"key": "k", "a": 1, "y": y} for y in labels])
+    log = read(Data(features=("a",), label="y", kind="classification"), file)
+    assert [log.outputs.names[int(number)] for number in log.sequences[0].labels] == names
+    later = [label_of(label) for label in labels]
+    assert [None if label is None else label_text(label) for label in later] == names
+
+
+def local(folder: Path, *times: str, zone: str = "Europe/Berlin") -> tuple[list[float], EventLog]:
+    """Return the order in which rows at these local times are learned."""
+    rows = "".join(f"k,{time},{number}\n" for number, time in enumerate(times))
+    (folder / "log.csv").write_text("key,t,a\n" + rows, encoding="utf-8")
+    data = Data(features=("a",), time_field="t", time_unit="iso", time_zone=zone)
+    log = read(data, str(folder / "log.csv"))
+    return log.sequences[0].x[:, 0].tolist(), log
+
+
+def test_an_hour_that_a_zone_has_twice_is_learned_in_the_order_of_the_log(tmp_path: Path) -> None:
+    night = [f"2025-10-26 {hour:02d}:{m}:00" for hour in (1, 2, 2, 3) for m in (10, 30, 59)]
+    order, log = local(tmp_path, *night)
+    assert order == list(range(12))
+    assert (log.doubled, log.disordered) == (3, 0)
+    assert np.diff(log.sequences[0].times_ms).min() < 0  # as the decoder reads them when served
+    order, log = local(tmp_path, *night, zone="UTC")
+    assert order == [0, 1, 2, 3, 6, 4, 7, 5, 8, 9, 10, 11]
+    assert (log.doubled, log.disordered) == (0, 1)
+
+
+def test_rows_out_of_order_are_sorted_around_a_doubled_hour(tmp_path: Path) -> None:
+    night = [f"2025-10-26 {hour:02d}:{m}:00" for hour in (2, 2, 3) for m in (10, 30)]
+    order, log = local(tmp_path, "2025-10-27 00:00:00", *night, "2025-10-26 01:00:00")
+    assert order == [7, 1, 2, 3, 4, 5, 6, 0]
+    assert (log.doubled, log.disordered) == (2, 2)
+    # Clocks going forward, and a late row from behind the hour, are no second pass.
+    order, log = local(tmp_path, "2025-03-30 03:30:00", "2025-03-30 01:30:00")
+    assert (order, log.doubled) == ([1, 0], 0)
+    order, log = local(tmp_path, "2025-10-26 03:30:00", "2025-10-26 02:30:00")
+    assert (order, log.doubled) == ([1, 0], 0)

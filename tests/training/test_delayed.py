@@ -12,6 +12,7 @@ import pytest
 from keyfold.training.config import Config, Data, Labels, SettingsError, Split
 from keyfold.training.data import DataError, read_log
 from keyfold.training.delayed import with_labels
+from keyfold.training.split import split
 
 NAN = float("nan")
 
@@ -68,3 +69,45 @@ def test_labels_need_a_name_for_what_is_predicted() -> None:
             Split(by="order", validation_share=0.2),
             labels=Labels(files=("l.csv",)),
         )
+
+
+def test_a_label_of_a_keys_next_life_says_nothing_of_the_one_before(tmp_path: Path) -> None:
+    labels = [{"key": "p", "t": 100, "bad": 7}, {"key": "p", "t": 15, "bad": 1}]
+    settings = config(tmp_path, labels)
+    log = tmp_path / "events.jsonl"
+    anew = [{"key": "p", "t": t, "a": 1.0} for t in (90, 95)]
+    log.write_text(log.read_text() + "".join(json.dumps(event) + "\n" for event in anew))
+    data = replace(settings.data, reset_after_s=30.0)
+    settings = replace(settings, data=data, labels=replace(settings.labels, within_s=100.0))
+    read = with_labels(read_log(settings), settings)
+    found = [s.labels.tolist() for s in read.sequences if s.key == "p"]
+    assert np.array_equal(found[0], [1, 1, NAN, NAN, NAN], equal_nan=True)
+    assert found[1] == [7, 7]
+
+
+BY_TIME = Split(by="time", validation_from="1970-01-01T00:00:35")
+
+
+@pytest.mark.parametrize(
+    ("by", "expected", "of_the_silent"),
+    [
+        # The first event of p that is held out is at 40 s; by time all from then on is, of all.
+        (Split(by="order", validation_share=0.2), [1, 1, 3, NAN], 5),
+        (BY_TIME, [1, 1, 3, NAN], NAN),
+        (replace(BY_TIME, validation_from="1970-01-01T00:00:22"), [1, 1, NAN], NAN),
+    ],
+)
+def test_a_label_that_came_after_the_split_does_not_train(
+    tmp_path: Path, by: Split, expected: list[float], of_the_silent: float
+) -> None:
+    labels = [{"key": "p", "t": t, "bad": bad} for t, bad in ((12, 1), (24, 3), (40, 4))]
+    settings = config(tmp_path, [*labels, {"key": "r", "t": 50, "bad": 5}])
+    file = tmp_path / "events.jsonl"
+    file.write_text(file.read_text() + '{"key": "r", "t": 0, "a": 1.0}\n')
+    settings = replace(settings, labels=replace(settings.labels, within_s=100.0))
+    parts = split(with_labels(read_log(settings), settings).sequences, by)
+    train = {sequence.key: sequence.labels for sequence in parts.train.sequences}
+    assert np.array_equal(train["p"], expected, equal_nan=True)
+    assert np.array_equal(train["r"], [of_the_silent], equal_nan=True)
+    (held_out,) = [s for s in parts.validation.sequences if s.key == "p"]
+    assert held_out.labels[-2:].tolist() == [4, 4]  # what is held out keeps its labels

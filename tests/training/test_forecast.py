@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
-from keyfold.export.outputs import Forecast
+from keyfold.export.outputs import Anomaly, Forecast
+from keyfold.training import show
 from keyfold.training.config import Forecast as Settings
 from keyfold.training.data import EventLog, Sequence
 from keyfold.training.forecast import (
     calibrate,
+    changing,
     coverage,
     flags,
     judge,
@@ -126,3 +129,47 @@ def test_a_field_without_errors_still_has_a_scale() -> None:
     )
     assert anomaly.scales[0] > 0
     assert anomaly.threshold == 0.0
+
+
+def said(events: int, rate: float, capsys: pytest.CaptureFixture[str]) -> str:
+    outputs = OutputSpec.of_forecast(Forecast(("a",), (1,)), Anomaly((1.0,), 3.0, rate))
+    show.metrics({"validation": {"events": events, "skill": 0.5}}, outputs, Console(width=80))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    return " ".join(printed.split())
+
+
+def test_a_threshold_that_flags_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = said(804, 0.001, capsys)
+    assert "the largest score of only 804 validation events, so that none of them is" in printed
+    assert "a larger forecast.anomaly_rate: 0.0062 flags about 5 of them" in printed
+    assert "warning" not in said(804, 0.0062, capsys)
+    assert "99 validation events are too few to calibrate scores" in said(99, 0.05, capsys)
+
+
+def test_what_never_changes_within_a_key_is_no_default_to_forecast() -> None:
+    sequences = [
+        Sequence(
+            f"k{key}",
+            np.zeros((4, 1), np.float32),
+            np.arange(4, dtype=np.int64),
+            np.full(4, np.nan, np.float32),
+            np.array([[10 * key, i, NAN, 7] for i in range(4)], np.float32),
+        )
+        for key in range(2)
+    ]
+    log = EventLog(
+        EventSpec(), FeatureSpec.numbers("b"), None, tuple(sequences), "", 0, 0, (),
+        targets=("size", "b", "never", "same"),
+    )  # fmt: skip
+    assert changing(log, whole(log.sequences)) == ("b",)
+    narrow = with_truth(log, Forecast(("b",), (1,)))
+    assert narrow.targets == ("b",)
+    assert narrow.sequences[0].observed is not None
+    assert narrow.sequences[0].observed[:, 0].tolist() == [0, 1, 2, 3]
+    assert narrow.sequences[1].labels[:3, 0].tolist() == [1, 2, 3]
+
+
+def test_where_nothing_changes_everything_is_forecast() -> None:
+    log = log_of([3, 3, 3], forecast=Forecast(("a",), (1,)))
+    assert changing(log, whole(log.sequences)) == ("a",)

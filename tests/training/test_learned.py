@@ -13,10 +13,11 @@ import pytest
 from keyfold.export.events import Decoder
 from keyfold.export.front import Front
 from keyfold.export.states import cold
+from keyfold.export.tables import read_rows
 from keyfold.training.config import Data, Forecast, Split
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.learned import MOST_VALUES, learn
-from keyfold.training.sources import read_files
+from keyfold.training.sources import form_of, read_files
 from keyfold.training.split import split, whole
 
 DATA = Data(
@@ -110,16 +111,16 @@ def test_standardised_fields_are_no_targets() -> None:
         targets_of(Data(features=("a",), standardise_by_key=("a",)), Forecast())
 
 
-def test_static_tables_words_and_hooks_reach_the_decoder(tmp_path: Path) -> None:
+def test_static_tables_reach_the_decoder(tmp_path: Path) -> None:
     table = tmp_path / "machines.csv"
     table.write_text("key,power\nk1,50\nk2,70\n", encoding="utf-8")
     log_file = tmp_path / "log.jsonl"
     log_file.write_text(
-        '{"key":"k1","a":1}\n{"key":"k2","a":"ERR"}\n{"key":"k2","a":3,"power":1}\n',
+        '{"key":"k1","a":1}\n{"key":"k2","a":null}\n{"key":"k2","a":3,"power":1}\n',
         encoding="utf-8",
     )
     data = Data(
-        features=("a", "power"), files=(str(log_file),), static=str(table), null_words=("ERR",),
+        features=("a", "power"), files=(str(log_file),), static=str(table),
         missing_last=("a",),
     )  # fmt: skip
     log = build(data, read_files(data.files, data), keyed=False)
@@ -154,3 +155,55 @@ def test_training_reads_records_with_the_hook_that_serves(
     assert log.sequences[0].labels.tolist() == [10, 20]
     assert log.events.decoder == "hook_of_training:read"
     assert log.rejects == (f"{file}, line 2: the decoder hook refused it (ValueError)",)
+
+
+def test_a_cell_that_stands_for_nothing_is_learned_as_it_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("key,a,mode\nk,1,run\nk,-999,off-line\nk,3,idle\n", encoding="utf-8")
+    data = Data(
+        features=("a", "mode"), categories=("mode",), files=(str(file),), missing="mask",
+        null_words=("-999", "off-line"),
+    )  # fmt: skip
+    log = build(data, read_files(data.files, data), keyed=False)
+    log = learn(log, whole(log.sequences))
+    sent = [value for _, value in read_rows(file, form_of(data))]
+    assert json.loads(sent[1]) == {"key": "k", "a": None, "mode": None}
+    served = Decoder(log.events, log.features).decode(sent, np.zeros(3, np.int64))
+    assert np.array_equal(log.sequences[0].x, served.x)
+    assert log.features.columns == ("a", "a?", "mode=idle", "mode=run", "mode?")
+
+
+def joined(folder: Path, events: list[dict[str, Any]], table: str, field: str) -> EventLog:
+    (folder / "machines.csv").write_text(table, encoding="utf-8")
+    file = folder / "log.jsonl"
+    file.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    data = Data(
+        features=(field,), files=(str(file),), key_field="meta.id", missing="mask",
+        static=str(folder / "machines.csv"),
+    )  # fmt: skip
+    return build(data, read_files(data.files, data), keyed=False)
+
+
+def test_a_static_table_is_joined_by_the_path_of_the_key(tmp_path: Path) -> None:
+    log = joined(tmp_path, [{"meta": {"id": 3.0}}], "meta.id,power\n3,50\n", "power")
+    assert log.sequences[0].x.tolist() == [[50, 0]]
+    log = joined(
+        tmp_path, [{"meta.id": "m1", "meta": {"id": "m2"}}], "meta.id,power\nm1,7\n", "power"
+    )
+    assert log.sequences[0].x.tolist() == [[7, 0]]
+
+
+def test_a_static_table_fills_in_what_is_null_and_nothing_else(tmp_path: Path) -> None:
+    event = {"meta": {"id": "m1"}}
+    stats: list[dict[str, Any]] = [
+        {"st.power": None}, {"st": {"power": None}}, {"st": {"power": 2}}, {"st.power": 3},
+    ]  # fmt: skip
+    events = [{**event, **stat} for stat in stats]
+    log = joined(tmp_path, events, "meta.id,st.power\nm1,50\n", "st.power")
+    assert log.sequences[0].x[:, 0].tolist() == [50, 50, 2, 3]
+
+
+def test_keys_that_a_static_table_does_not_have_are_counted(tmp_path: Path) -> None:
+    events = [{"meta": {"id": key}} for key in ("m2", "m1", "m3", "m2")]
+    log = joined(tmp_path, events, "meta.id,power\nm1,50\n", "power")
+    assert log.unknown == ("m2", "m3")

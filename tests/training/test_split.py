@@ -109,3 +109,20 @@ def test_a_split_by_time_may_go_by_shares_of_all_events() -> None:
     assert [part.events for part in (parts.train, parts.validation, parts.test)] == [40, 20, 20]
     first = min(int(s.times_ms[-1]) for s in parts.test.sequences)
     assert first > max(int(s.times_ms[-1]) for s in parts.validation.sequences)
+
+
+def test_a_split_by_order_counts_all_events_of_a_key_that_started_anew() -> None:
+    pieces = [[0, 1, 2], [10, 11, 12, 13], [20], [30, 31]]
+    twice = [sequence("k", times) for times in pieces]
+    parts = split(twice, Split(by="order", validation_share=0.3, test_share=0.3))
+    counted = [
+        [t for s, a in zip(p.sequences, p.counts_from, strict=True) for t in s.times_ms[a:]]
+        for p in (parts.train, parts.validation, parts.test)
+    ]
+    assert counted == [[0, 1, 2, 10], [11, 12, 13], [20, 30, 31]]
+    assert [p.origins for p in (parts.train, parts.validation, parts.test)] == [
+        (0, 1),
+        (1,),
+        (2, 3),
+    ]
+    assert parts.validation.counts_from == (1,)  # its state comes from the events before

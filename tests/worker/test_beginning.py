@@ -128,7 +128,7 @@ def begun(
 @pytest.mark.parametrize(
     ("start", "begin"),
     [("earliest", 2), ("-5h", 17), ("-90m", 21), ("-10s", 22), ("-9d", 2),
-     ("2026-11-18T05:06:40Z", 22 - 6)],
+     ("2026-11-18T05:06:40Z", 22 - 6), ("-36500d", 2), ("1969-12-31T00:00:00Z", 2)],
 )  # fmt: skip
 def test_new_group_begins_at_the_first_record_as_young_as_that(
     model: Model, log: MemoryLog, valkey: Valkey, clock: list[float], start: str, begin: int

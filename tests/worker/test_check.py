@@ -80,7 +80,9 @@ def test_nothing_is_changed(first: FirstRun) -> None:
 def test_topic_without_records_is_a_warning(first: FirstRun, real_kafka: KafkaService) -> None:
     status, report = first.check()
     assert status == 0
-    assert "holds no records yet" in only(report.of("WARN"))
+    warning = only(report.of("WARN"))
+    assert "holds no records yet" in warning
+    assert f"keyfold-send LOG --config {first.file})" in warning
 
 
 # -- settings, bundle, port ------------------------------------------------------------------------
@@ -372,6 +374,8 @@ def test_time_in_another_unit_is_a_warning(first: FirstRun) -> None:
     status, report = first.check()
     assert status == 0
     assert "in the year 1970: are the events' times in" in only(report.of("WARN", "records"))
+    text = "event times: 1970-01-20T16:13:20Z .. 1970-01-20T16:13:20Z"
+    assert text in report.of("ok", "records")
 
 
 def test_clock_in_the_future_is_a_warning(first: FirstRun) -> None:

@@ -87,7 +87,8 @@ def test_topic_of_other_records_is_a_failure_that_says_why(first: FirstRun) -> N
 def test_topic_without_records_says_so(first: FirstRun) -> None:
     status, lines = dry_run(first)
     assert status == 0
-    assert f"no records in {first.serving.input} there" in lines[-1]
+    assert f"no records in {first.serving.input} there: send some" in lines[-2]
+    assert lines[-1] == f"keyfold-send LOG --config {first.file}"
 
 
 def test_number_of_records_is_kept_to(first: FirstRun) -> None:
@@ -117,9 +118,10 @@ def test_start_at_a_time_leaves_older_records_out(
 ) -> None:
     first.serving.send(make_events(5, 1), partition=0)
     _, lines = dry_run(first, "--set", "worker.start=2099-01-01T00:00:00Z")
-    assert "there: send some" in lines[-1]
-    _, lines = dry_run(first, "--set", "worker.start=-1d")
-    assert any("5 records: 5 events" in line for line in lines)
+    assert "there: send some" in lines[-2]
+    for start in ("-1d", "-36500d"):  # the latter lies before 1970
+        _, lines = dry_run(first, "--set", f"worker.start={start}")
+        assert any("5 records: 5 events" in line for line in lines)
 
 
 def test_lines_fit_80_columns(first: FirstRun) -> None:
@@ -128,6 +130,16 @@ def test_lines_fit_80_columns(first: FirstRun) -> None:
     own = [line for line in lines if first.serving.input not in line and "next:" not in line]
     assert max(map(len, own)) <= 80
     assert max(len(line) for line in lines if " -> {" in line) <= 80
+
+
+def test_events_that_go_back_in_time_and_the_range_of_times_are_told(first: FirstRun) -> None:
+    times = (1_700_000_005_000, 1_700_000_001_000, 1_700_000_009_000)
+    first.serving.send([(b"k", b'{"time":%d,"a":1,"b":2}' % time) for time in times], partition=1)
+    _, lines = dry_run(first)
+    text = " ".join(line.strip() for line in lines)
+    assert "event times: 2023-11-14T22:13:21Z .. 2023-11-14T22:13:29Z" in text
+    place = f"{first.serving.input}:1:1"
+    assert f"WARN 1 of 3 events go back in time within their key (first at {place})" in text
 
 
 def test_broker_that_is_not_there_is_one_line(first: FirstRun) -> None:
@@ -159,6 +171,8 @@ def test_worker_stops_drained_after_exactly_so_many_records(serving: Serving, ou
     serving.program = ("-m", "keyfold.worker.cli", "--max-events", "1234")
     worker = serving.worker(worker__outputs=outputs)
     assert worker.wait(60) == 0, worker.log_tail()
+    last = worker.log.read_text().splitlines()[-1]
+    assert "stopped, drained: all that was taken of 4 partitions is saved" in last
     assert sum(serving.watermarks().values()) == 1234
     assert len(serving.records(serving.output)) == 1234
     # The rest is served by the next worker as if nothing had been.

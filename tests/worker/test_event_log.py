@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def test_one_field_may_be_key_and_time(tmp_path: Path) -> None:
     log.write_bytes(b'{"t": 12}')
     (entry,) = read_log(str(log), Fields("t", "t", "s"))
     assert (entry.key, entry.time_ms) == (b"12", 12_000)
+
+
+@pytest.mark.parametrize("unit", ["ms", "s", "us", "ns", "iso"])
+def test_a_time_that_is_not_needed_may_be_none(tmp_path: Path, unit: str) -> None:
+    log = tmp_path / "log.jsonl"
+    texts = ['"x"', "null", "1e99", "1" * 400, "1.5", "2", '"2024-02-03T04:05:06Z"']
+    log.write_text("\n".join(f'{{"key":"k","time":{text}}}' for text in texts))
+    times = [e.time_ms for e in read_log(str(log), Fields("key", "time", unit, time_needed=False))]
+    each = {"ms": 1.0, "s": 1e3, "us": 1e-3, "ns": 1e-6}.get(unit, math.nan)
+    last = 1_706_933_106_000 if unit == "iso" else math.nan
+    expected = [*[math.nan] * 4, 1.5 * each, 2 * each, last]
+    assert times == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_parquet_row_becomes_a_json_object(tmp_path: Path) -> None:

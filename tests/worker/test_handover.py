@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from keyfold.worker.handing_over import (
+    LOOKS,
     AskRecord,
     AskWhere,
     Change,
@@ -49,8 +50,8 @@ def at(applied: int, saved: int | None = None, begun: int | None = None, **more:
     return Cursors(applied if begun is None else begun, applied, saved, **values)
 
 
-def voice(group: str, record: Handovers, silent: bool = False) -> Voice:
-    made = Voice(group, silent)
+def voice(group: str, record: Handovers) -> Voice:
+    made = Voice(group)
     made.hear(record)
     return made
 
@@ -95,11 +96,23 @@ def test_nothing_is_agreed_before_both_groups_are_ready(record: Handovers) -> No
 
 
 def test_proposal_that_is_withdrawn_can_no_more_be_agreed_nor_the_other_way_round() -> None:
-    withdrawn = READY.withdraw(NUMBER)
-    assert withdrawn is not None
-    assert withdrawn.decide(NUMBER) is None
+    without = PROPOSED.ready("old").withdraw(NUMBER)
+    assert without is not None
+    assert without.decide(NUMBER) is None
     assert agreed().withdraw(NUMBER) is None
-    assert withdrawn.emits("old", 1000)
+    assert without.emits("old", 1000)
+
+
+def test_proposal_that_both_are_ready_for_can_only_be_agreed() -> None:
+    assert READY.withdraw(NUMBER) == agreed()
+
+
+def test_proposal_that_somebody_is_beyond_can_only_be_withdrawn() -> None:
+    late = READY.beyond(101)
+    assert late.decide(NUMBER) is None
+    after = late.withdraw(NUMBER)
+    assert after is not None
+    assert (after.proposal, after.seams) == (None, ())
 
 
 @pytest.mark.parametrize(
@@ -183,25 +196,25 @@ def test_who_may_be_beyond_the_offset_says_so_once_and_is_never_ready(beyond: Cu
     assert one.answer(beyond) is None
 
 
+def test_who_promised_to_stop_and_is_beyond_all_the_same_says_so() -> None:
+    one = voice("old", READY)  # it had heard of a withdrawal that Redis has forgotten
+    assert one.answer(at(101, stood_s=GIVE_UP_S)) == READY.beyond(101)
+    # What a former owner may have put out it had put out before it promised.
+    assert one.answer(at(100, out=101)) is None
+
+
 def test_who_has_stood_there_too_long_withdraws() -> None:
     one = voice("old", PROPOSED.ready("old"))
     assert one.answer(at(100, stood_s=GIVE_UP_S)) == PROPOSED.ready("old").withdraw(NUMBER)
+    assert voice("old", READY).answer(at(100, stood_s=GIVE_UP_S)) == agreed()
     one.hear(agreed())
     assert one.answer(at(100, stood_s=GIVE_UP_S)) is None
 
 
-def test_silent_group_emits_nothing_and_has_itself_noted() -> None:
-    one = voice("new", Handovers(), silent=True)
+def test_group_that_waits_emits_nothing_and_has_nothing_to_say() -> None:
+    one = voice("new", WAITING)
     assert not one.emits(0)
-    after = one.answer(at(0))
-    assert after == Handovers().wait("new")
-    one.hear(after)
     assert one.answer(at(0)) is None
-    assert not one.emits(0)
-
-
-def test_group_that_waits_stays_silent_though_its_settings_change() -> None:
-    assert not voice("new", WAITING, silent=False).emits(0)
 
 
 def test_what_redis_has_lost_is_put_back_by_who_remembers_it() -> None:
@@ -209,6 +222,78 @@ def test_what_redis_has_lost_is_put_back_by_who_remembers_it() -> None:
     one.hear(PROPOSED)
     assert one.emits(100)
     assert one.answer(at(150)) == agreed()
+
+
+def other_history(offset: int, more: int = 0) -> Handovers:
+    """Return a record of which Redis forgot the first proposal: others were made since."""
+    record = WAITING
+    for _ in range(more):
+        record = record.propose("old", "new", offset)
+        after = record.withdraw(record.revision)
+        assert after is not None
+        record = after
+    return record.propose("old", "new", offset)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_agreement_is_put_back_also_where_redis_went_on_without_it(more: int) -> None:
+    held = other_history(200, more)
+    assert (held.revision < agreed().revision) == (more < 2)
+    one = voice("new", agreed())
+    one.hear(held)
+    assert one.emits(100)
+    assert one.upto(150) is None  # nor is the other proposal stood at
+    after = one.answer(at(150))
+    assert after is not None
+    assert (after.seams, after.first, after.proposal) == (agreed().seams, "old", None)
+    assert after.revision > held.revision
+    one.hear(after)
+    assert one.answer(at(150)) is None
+
+
+def test_later_history_that_holds_what_was_agreed_is_taken() -> None:
+    later = agreed().propose("new", "old", 300)
+    one = voice("new", agreed())
+    one.hear(later)
+    assert one.record == later
+    # An owner that remembers a later revision does not undo what was agreed without it.
+    one = voice("old", other_history(200, 3))
+    one.hear(agreed())
+    assert one.record.seams == agreed().seams
+    assert one.record.revision > other_history(200, 3).revision
+
+
+def test_group_that_waits_is_put_back_too() -> None:
+    one = voice("new", WAITING)
+    one.hear(Handovers().wait("third"))
+    assert not one.emits(0)
+    after = one.answer(at(0))
+    assert after is not None
+    assert set(after.waiting) == {"new", "third"}
+
+
+def test_another_agreement_instead_of_the_one_heard_of_is_a_contradiction() -> None:
+    other = other_history(200).ready("old").ready("new")
+    held = other.decide(other.proposal.number if other.proposal is not None else 0)
+    assert held is not None
+    one = voice("new", agreed())
+    one.hear(held)
+    assert one.contradicted
+    assert one.record == agreed()
+    assert one.answer(at(150)) is None
+    one.hear(agreed())
+    assert not one.contradicted
+
+
+def test_of_another_log_nothing_is_remembered() -> None:
+    after = agreed().of_another_log()
+    one = voice("new", agreed())
+    one.hear(after)
+    assert one.record == after
+    one.hear(agreed())  # Redis forgot the reset
+    assert one.answer(at(0)) == after
+    assert voice("new", after).record.parse(str(after)) == after
+    assert "logs" not in str(agreed())  # as former workers wrote it: the text is compared
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -256,10 +341,30 @@ def test_fast_input_is_met_further_ahead() -> None:
     assert asked[7].after.proposal.offset == 140 + 3 * 30
 
 
-def test_proposal_of_a_killed_command_is_withdrawn_first() -> None:
-    without = withdrawn(READY)
-    asked, _ = play(hand_over("old", "new"), Where(READY, 100, 80), without)
-    assert asked == [AskWhere(), Change(READY, without), AskWhere()]
+def test_proposal_of_a_killed_command_is_withdrawn_once_every_owner_has_looked() -> None:
+    half = PROPOSED.ready("old")
+    looks = [True, half] * LOOKS
+    asked, _ = play(hand_over("old", "new"), Where(half, 100, 80), *looks, withdrawn(half))
+    assert asked == [
+        AskWhere(), *[Pause(), AskRecord()] * LOOKS, Change(half, withdrawn(half)), AskWhere(),
+    ]  # fmt: skip
+
+
+def test_agreement_that_an_owner_puts_back_meanwhile_counts() -> None:
+    half = PROPOSED.ready("old")
+    asked, outcome = play(
+        hand_over("old", "new"), Where(half, 100, 80), True, agreed(), Where(agreed(), 100, 80)
+    )
+    assert asked == [AskWhere(), Pause(), AskRecord(), AskWhere()]
+    assert outcome == Outcome(Seam(100, "new", NUMBER))
+
+
+def test_proposal_of_a_killed_command_that_both_are_ready_for_is_agreed() -> None:
+    asked, outcome = play(
+        hand_over("old", "new"), Where(READY, 100, 80), agreed(), Where(agreed(), 150, 150)
+    )
+    assert asked == [AskWhere(), Change(READY, agreed()), AskWhere()]
+    assert outcome == Outcome(Seam(100, "new", NUMBER))
 
 
 def test_agreement_whose_reply_was_lost_counts() -> None:
@@ -284,7 +389,10 @@ def test_command_that_comes_second_finds_the_outputs_handed_over() -> None:
 
 
 def test_cancelling_finds_out_that_it_was_agreed_meanwhile() -> None:
-    asked, outcome = play(cancel(READY), agreed())
-    assert asked == [Change(READY, withdrawn(READY))]
+    asked, outcome = play(cancel(PROPOSED), True, agreed())
+    assert asked == [Pause(), AskRecord()]
+    assert outcome == Outcome(Seam(100, "new", NUMBER))
+    asked, outcome = play(cancel(READY), agreed())  # too late: one of them may have gone on
+    assert asked == [Change(READY, agreed())]
     assert outcome == Outcome(Seam(100, "new", NUMBER))
     assert play(cancel(agreed())) == ([], Outcome(None))

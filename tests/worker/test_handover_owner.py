@@ -17,10 +17,13 @@ from tiny_bundle import make_tiny_bundle
 from keyfold.worker import handover as handover_module
 from keyfold.worker import listener as listener_module
 from keyfold.worker import owner as owner_module
+from keyfold.worker.errors import Crash
 from keyfold.worker.handover import Handovers
-from keyfold.worker.handover_store import HandoverStore
+from keyfold.worker.handover_store import HandoverStore, handover_name
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Rules
+from keyfold.worker.protocol import Phase
+from keyfold.worker.store import Store
 from local.services import Valkey
 
 
@@ -149,6 +152,60 @@ def test_the_group_that_waits_is_silent_until_it_is_handed_the_outputs(
     run(main())
 
 
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_group_that_has_a_state_is_not_silenced_by_a_setting(
+    model: Model,
+    log: MemoryLog,
+    valkey: Valkey,
+    caplog: pytest.LogCaptureFixture,
+    exactly_once: bool,
+) -> None:
+    async def main() -> None:
+        for silent, upto in ((False, 10), (True, 20), (False, 30)):
+            log.append(*events(upto - 10, upto))
+            rules = Rules(exactly_once=exactly_once, silent=silent)
+            async with running(model, log, valkey.url, 0, group="old", rules=rules) as worker:
+                await worker.until_saved(upto)
+                assert offsets(worker) == [*range(upto - 10, upto)]
+                assert await Record(worker).read() == Handovers()
+            said = "worker.emit_from = handover is ignored: the group has a state" in caplog.text
+            assert said == (upto > 10)
+
+    run(main())
+
+
+class _DiesBeforeItBegins(Store):
+    async def acquire(self, *args: Any, **options: Any) -> Any:
+        if args[4] is not None:
+            raise Crash("killed")
+        return await super().acquire(*args, **options)
+
+
+@pytest.mark.parametrize("redis_lost_the_note", [False, True])
+def test_group_that_is_killed_while_it_begins_silently_begins_silently_again(
+    model: Model, log: MemoryLog, valkey: Valkey, redis_lost_the_note: bool
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        rules = Rules(silent=True)
+        async with running(
+            model, log, valkey.url, 0, group="new", rules=rules, store_class=_DiesBeforeItBegins
+        ) as worker:
+            await worker.until(lambda: worker.crashes)
+            assert (await Record(worker).read()).waiting == ("new",)
+            assert not await worker.meta()
+            if redis_lost_the_note:
+                await worker.store.redis.delete(handover_name(log.topic, "out", 0))
+        # Noted is enough, whatever the settings say by then.
+        rules = rules if redis_lost_the_note else Rules()
+        async with running(model, log, valkey.url, 0, group="new", rules=rules) as worker:
+            await worker.until_saved(10)
+            assert offsets(worker) == []
+            assert (await Record(worker).read()).waiting == ("new",)
+
+    run(main())
+
+
 def test_replay_over_a_seam_emits_each_side_s_own_only(
     model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:
@@ -184,6 +241,30 @@ def test_who_waits_too_long_at_a_proposal_withdraws_it_and_goes_on(
             assert not record.is_now.seams
             await worker.until_saved(20)
             assert offsets(worker) == [*range(20)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_write_behind_keeps_no_handover_waiting(
+    model: Model, log: MemoryLog, valkey: Valkey, ahead: bool
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        async with running(model, log, valkey.url, 0, group="old", save_every_s=600.0) as worker:
+            await worker.until(lambda: offsets(worker) == [*range(10)])
+            partition = worker.owners[0].partition
+            assert partition.saved == 0
+            record = Record(worker)
+            await record.set(Handovers().wait("new").propose("old", "new", 15 if ahead else 10))
+            await worker.until(lambda: partition.voice.proposal is not None)
+            log.append(*events(10, 20 if ahead else 10))
+            await record.until(lambda r: ready(r) == ("old",))
+            await record.set(record.is_now.ready("new"))
+            await record.set(record.is_now.decide(2))
+            log.append(*events(20 if ahead else 10, 25))
+            await worker.until(lambda: partition.acked == 25)
+            assert offsets(worker) == [*range(15 if ahead else 10)]
 
     run(main())
 
@@ -224,6 +305,79 @@ def test_at_least_once_owner_refuses_a_proposal_below_what_a_killed_one_may_have
         async with running(model, log, valkey.url, 0, group="old", nonce="next") as worker:
             record = Record(worker)
             await record.until(lambda r: r.proposal is not None and r.proposal.beyond == 20)
+
+    run(main())
+
+
+def test_agreement_that_redis_forgot_is_made_again_whoever_ends_the_proposal(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        silent = Rules(silent=True)
+        async with (
+            running(model, log, valkey.url, 0, group="old") as old,
+            running(model, log, valkey.url, group="new", rules=silent) as new,
+        ):
+            await old.until_saved(10)
+            log.offsets.clear()
+            new.assign(0)
+            record = Record(new)
+            await record.until(lambda r: r.waiting == ("new",))
+            await new.until_saved(10)
+            await record.set(record.is_now.propose("old", "new", 10))
+            both = await record.until(lambda r: set(ready(r)) == {"old", "new"})
+            log.append(*events(10, 20))
+            assert both.proposal is not None
+            number = both.proposal.number
+            agreed = both.decide(number)
+            assert agreed is not None
+            # Only the taker hears of it before the primary is gone; the replica holds `both`, and
+            # the command runs again, or the giver gives up.
+            new.owners[0].partition.hear(agreed)
+            new.pipeline.wake()
+            await new.until_saved(20)
+            await record.set(both.withdraw(number))
+            log.append(*events(20, 30))
+            await old.until_saved(30)
+            await new.until_saved(30)
+            assert offsets(old) == [*range(10)]
+            assert offsets(new) == [*range(10, 30)]
+            assert await record.read() == agreed
+
+    run(main())
+
+
+def test_redis_that_went_on_without_an_agreement_is_told_and_another_agreement_halts(
+    model: Model, log: MemoryLog, valkey: Valkey
+) -> None:
+    async def main() -> None:
+        log.append(*events(0, 10))
+        waits = Handovers().wait("new")
+        agreed = waits.propose("old", "new", 5).ready("old").ready("new").decide(2)
+        assert agreed is not None
+        async with running(model, log, valkey.url, group="old") as worker:
+            record = Record(worker)
+            await record.set(agreed)
+            worker.assign(0)
+            await worker.until_saved(10)
+            gone_on = waits.propose("old", "new", 10).withdraw(2)
+            assert gone_on is not None
+            gone_on = gone_on.propose("old", "new", 10)
+            assert gone_on.revision == agreed.revision - 1
+            for held in (gone_on, gone_on.ready("new")):  # an equal revision, too
+                await record.set(held)
+                await record.until(lambda r: r.seams == agreed.seams)
+            other = gone_on.ready("old").ready("new").decide(4)
+            await record.set(other)
+            await worker.until_phase(Phase.HALT)
+            assert worker.owners[0].partition.halted == (
+                f"handovers: expected {worker.owners[0].partition.voice.record}, as this worker "
+                f"has heard it, and what follows from it, got {other}: Redis lost an agreement, "
+                "and another was made: outputs may be out twice or missing between the two "
+                "(keyfold-verify tells); restart this worker to go on with what Redis holds"
+            )
+            assert offsets(worker) == [*range(5)]
 
     run(main())
 

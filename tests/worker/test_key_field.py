@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from first_run import FirstRun
 from live_worker import Key, Serving, Value, make_events
 
 from keyfold.export.bundle import Bundle
 from keyfold.export.event_spec import EventSpec
+from keyfold.training.labels import Labels
+from keyfold.training.settings_data import Data
+from keyfold.training.sources import Chunk
 from keyfold.worker import key_field
 from keyfold.worker.config import Kafka, read_config
 from keyfold.worker.errors import SetUpError
@@ -28,6 +32,32 @@ def test_records_that_agree_are_counted() -> None:
     same = records((b"a", b'{"machine":"a"}'), (b"5", b'{"machine":5}'), (b"x", b"{}"))
     found = agreement(reader, "t", [(0, same)])
     assert (found.records, found.differ, found.example) == (2, 0, "")
+
+
+def test_records_without_a_readable_field_are_counted_and_tombstones_are_not() -> None:
+    reader = KeyReader("machine", EventSpec())
+    values: tuple[Value, ...] = (b"{}", b'{"machine":true}', b'{"machine":[1]}', b"no JSON", None)
+    some = records((b"a", b'{"machine":"a"}'), *((b"a", value) for value in values))
+    found = agreement(reader, "t", [(0, some)])
+    assert (found.records, found.differ, found.without) == (1, 0, 4)
+
+
+NUMBERS = (b"3", b"3.0", b"1e3", b"3.5", b"-0.0", b"1e300", b"9007199254740993", b'"3.0"')
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_is_the_key_that_training_and_keyfold_send_give(number: bytes) -> None:
+    value = b'{"key":%s}' % number
+    chunk = Chunk("f", ["row 1"], None, [value], np.zeros(1, np.int64))
+    (trained,) = Labels(Data(features=("a",), key_field="key"), keyed=False).read(chunk).keys
+    assert KeyReader("key", EventSpec("key")).key(value) == trained
+
+
+@pytest.mark.parametrize(
+    ("number", "key"), [(b"3.0", b"3"), (b"1e3", b"1000"), (b"3.5", b"3.5"), (b"7", b"7")]
+)
+def test_a_number_written_as_a_float_is_a_key(number: bytes, key: bytes) -> None:
+    assert KeyReader("key", EventSpec()).key(b'{"key":%s}' % number) == key
 
 
 def test_first_record_that_differs_is_the_example() -> None:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from live_worker import Serving
 from memory_log import MemoryLog, Rec, running
 from tiny_bundle import make_tiny_bundle
 from verify_case import Case, a_log, make_case, only
@@ -52,6 +53,34 @@ def test_members_are_copied_as_they_are_and_null_where_there_are_none(
 
 def test_a_record_with_bytes_that_are_no_text_repeats_nothing_and_stays_json() -> None:
     assert members(b'{"site":"x","other":"\xff"}') is None
+
+
+def sized(bytes_: int) -> bytes:
+    """Return an event whose member "event" would take so many bytes."""
+    return b'{"site":"%s","more":"%s"}' % (b"x" * (bytes_ - len('{"site":""}')), b"y" * 99)
+
+
+LARGE = {
+    "one byte more": sized(64 * 1024 + 1),
+    "numbers that JSON writes longer": b'{"site":[' + b"1e9," * 6000 + b"1]}",
+    "nested deeper than JSON is written": b'{"site":' + b"[" * 400 + b"]" * 400 + b"}",
+}
+
+
+@pytest.mark.parametrize("value", LARGE.values(), ids=LARGE)
+def test_members_above_64_kib_are_null_for_the_oracle_too(value: bytes) -> None:
+    assert members(value, ("site",)) is None
+    assert Repeated(("site",), EventSpec()).digest(value) == event_digest(None)
+
+
+def test_members_of_64_kib_are_repeated() -> None:
+    event = members(sized(64 * 1024), ("site",))
+    assert len(orjson.dumps(event)) == 64 * 1024
+    assert Repeated(("site",), EventSpec()).digest(sized(64 * 1024)) == event_digest(event)
+
+
+def test_a_prediction_nested_too_deep_is_no_event_s() -> None:
+    assert event_digest(orjson.loads(b"[" * 400 + b"]" * 400)) == -1
 
 
 def test_the_mark_of_a_gap_stays_the_last_member() -> None:
@@ -146,6 +175,19 @@ def test_names_that_say_nothing_are_refused(tmp_path: Path, names: str) -> None:
     )
     with pytest.raises(SettingsError, match="passthrough: expected distinct names of members"):
         read_config(file)
+
+
+def test_a_large_member_ends_no_worker(serving: Serving) -> None:
+    base = b'{"time":1700000000000,"a":1.0,"b":2.0,"note":%s}'
+    serving.send([(b"k%d" % (i % 8), base % b'"x"') for i in range(50)])
+    serving.send([(b"big", base % (b"[" + b"1e9," * 120_000 + b"1]"))])
+    serving.send([(b"k%d" % (i % 8), base % b'"x"') for i in range(50)])
+    with serving.running(worker__passthrough='["note"]') as worker:
+        serving.wait_saved([worker])
+    found = [orjson.loads(m.value())["event"] for m in serving.records(serving.output)]
+    assert found.count(None) == 1
+    assert found.count({"note": "x"}) == 100
+    serving.verify_clean(101, passthrough=("note",))
 
 
 def test_a_worker_s_predictions_repeat_the_members(

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from first_run import FirstRun
 from live_worker import Serving
 
@@ -20,7 +27,7 @@ from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES
 from keyfold.worker.key_field import KeyReader
 from keyfold.worker.key_placement import java_partition
 from keyfold.worker.repartition_merge import Merge
-from keyfold.worker.repartition_session import Session
+from keyfold.worker.repartition_session import Again, Session
 from keyfold.worker.repartition_work import Work
 from local.services import Child
 
@@ -161,6 +168,17 @@ class Untold:
     asked = False
 
 
+class Impatient:
+    """Wants it to stop after a while."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + 20
+
+    @property
+    def asked(self) -> bool:
+        return time.monotonic() > self._until
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("step", ["begin", "positions", "end"])
 def test_dead_at_any_step_of_a_transaction_it_loses_and_doubles_nothing(
@@ -246,6 +264,144 @@ def test_stop_ends_behind_a_transaction_and_the_next_one_goes_on(first: FirstRun
     compare(first, raw)
 
 
+def forget(first: FirstRun) -> None:
+    """Do what Kafka does to the offsets of a group that has not run for 7 days."""
+    group = f"{first.serving.group}-repartition"
+    admin = AdminClient({"bootstrap.servers": first.serving.kafka.address})
+    admin.delete_consumer_groups([group])[group].result(30)
+
+
+def lose(first: FirstRun, raw: str) -> None:
+    """Do what retention does to old records."""
+    admin = AdminClient({"bootstrap.servers": first.serving.kafka.address})
+    everything = [TopicPartition(raw, number, OFFSET_END) for number in range(RAW_PARTITIONS)]
+    for one in admin.delete_records(everything).values():
+        one.result(30)
+
+
+def refused(first: FirstRun, raw: str) -> str:
+    """Expect it to end at once, and return the one line that says why."""
+    child = start(first, raw, "--once")
+    assert child.wait(60) == 2, child.log_tail()
+    return child.log.read_text().splitlines()[-1]
+
+
+def test_positions_that_kafka_forgot_move_nothing_twice(first: FirstRun, raw: str) -> None:
+    fill(first, raw, 200)
+    finish(first, raw)
+    forget(first)
+    line = refused(first, raw)
+    assert f"group {first.serving.group}-repartition has no positions in {raw}" in line
+    assert f"{first.serving.input} holds records" in line
+    assert "give --from-start" in line
+    compare(first, raw)
+    # From its end: what is there was moved, and nothing that comes afterwards is left out, though
+    # nobody repeats the flag.
+    finish(first, raw, "--from-end")
+    fill(first, raw, 50, seed=1)
+    before = len(first.serving.records(first.serving.input))
+    finish(first, raw)
+    assert 40 <= len(first.serving.records(first.serving.input)) - before <= 50
+
+
+def test_from_start_begins_anew_where_there_is_no_position(first: FirstRun, raw: str) -> None:
+    fill(first, raw, 200)
+    finish(first, raw)
+    once = len(first.serving.records(first.serving.input))
+    finish(first, raw, "--from-start")
+    assert len(first.serving.records(first.serving.input)) == once
+    forget(first)
+    finish(first, raw, "--from-start")
+    assert len(first.serving.records(first.serving.input)) == 2 * once
+
+
+def test_records_lost_to_retention_are_told_before_anything_goes_on(
+    first: FirstRun, raw: str
+) -> None:
+    fill(first, raw, 200)
+    finish(first, raw)
+    fill(first, raw, 200, seed=1)
+    lose(first, raw)
+    fill(first, raw, 50, seed=2)
+    before = len(first.serving.records(first.serving.input))
+    line = refused(first, raw)
+    assert f"{raw}:" in line
+    assert "were deleted (retention) before they were moved: give --from-start" in line
+    assert len(first.serving.records(first.serving.input)) == before
+    finish(first, raw, "--from-start")
+    assert 40 <= len(first.serving.records(first.serving.input)) - before <= 50
+
+
+def test_retention_that_overtakes_a_running_one_is_told(first: FirstRun, raw: str) -> None:
+    config = read_config(first.file, (), {})
+    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    fill(first, raw, 20)
+    with Session(config, made) as session:
+        session.run(Untold(), once=True)
+        session._consumer.pause([TopicPartition(raw, number) for number in range(RAW_PARTITIONS)])
+        fill(first, raw, 200, seed=1)
+        lose(first, raw)
+        fill(first, raw, 20, seed=2)
+        session._consumer.resume([TopicPartition(raw, number) for number in range(RAW_PARTITIONS)])
+        with pytest.raises(Again, match=raw):
+            session.run(Impatient(), once=False)
+    assert "were deleted (retention)" in refused(first, raw)
+
+
+def test_dead_in_its_first_transaction_it_begins_without_a_flag(first: FirstRun, raw: str) -> None:
+    # Offsets of the target are taken then, by records that no reader of committed ones sees.
+    fill(first, raw, 200)
+    config = read_config(first.file, (), {})
+    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    session = Session(config, made)
+    session._settle = lambda: None  # type: ignore[method-assign]
+    session._positions = lambda behind: end(session)  # type: ignore[method-assign]
+    with pytest.raises(Killed), session:
+        session.run(Untold(), once=True)
+    finish(first, raw)
+    compare(first, raw)
+
+
+def end(session: Session) -> None:
+    """Die when all records of a transaction have come to the brokers."""
+    session._producer.flush(30)
+    raise Killed
+
+
+def set_limit(first: FirstRun, topic: str, limit: int) -> None:
+    """Set a topic's max.message.bytes."""
+    admin = AdminClient({"bootstrap.servers": first.serving.kafka.address})
+    entry = ConfigEntry(
+        "max.message.bytes", str(limit), incremental_operation=AlterConfigOpType.SET
+    )
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(30)
+
+
+@pytest.mark.parametrize("least", ["input", "dead_letter"])
+def test_no_request_is_larger_than_the_least_topic_takes(
+    first: FirstRun, raw: str, least: str
+) -> None:
+    topic = getattr(first.serving, least)
+    set_limit(first, topic, 20_000)
+    fill(first, raw, 2000)
+    producer = Producer({"bootstrap.servers": first.serving.kafka.address})
+    for number, name in ((5000, "key"), (5001, "other")):
+        value = json.dumps({name: "m", "x": "y" * 100_000})
+        headers: list[tuple[str, str | bytes | None]] = [("n", str(number).encode())]
+        producer.produce(raw, value, b"site", 0, timestamp=int(time.time() * 1000), headers=headers)
+    assert producer.flush(30) == 0
+    finish(first, raw)
+    serving = first.serving
+    came, letters = serving.records(serving.input), serving.records(serving.dead_letter)
+    assert len(came) + len(letters) == 2002
+    # Whole where the topic takes it, cut where it does not.
+    sizes = [len(m.value()) for m in (*came, *letters) if len(m.value()) > 15_000]
+    assert [size > 100_000 for size in sizes] == (
+        [True, True] if least == "input" else [True, False]
+    )
+
+
 def test_what_was_repartitioned_is_served_and_verified(first: FirstRun, raw: str) -> None:
     fill(first, raw, 600)
     finish(first, raw)
@@ -321,6 +477,8 @@ def work(bundle: Any) -> Work:
     [
         (b'{"id":{"machine":"m1"}}', b"m1"),
         (b'{"id":{"machine":7}}', b"7"),
+        (b'{"id":{"machine":7.0}}', b"7"),
+        (b'{"id":{"machine":1.5}}', b"1.5"),
         (b'{"id.machine":"own"}', b"own"),
         (b'{"id":{"machine":"\xc3\xa4"}}', "ä".encode()),
         (b'{"id":{"machine":""}}', b""),
@@ -335,7 +493,7 @@ def test_key_is_the_field_s_text(work: Work, value: bytes, key: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, b"", b"[]", b"{}", b'{"id":3}', b'{"id":{"machine":null}}', b'{"id":{"machine":true}}',
-     b'{"id":{"machine":[1]}}', b'{"id":{"machine":1.5}}', b"\xff"],
+     b'{"id":{"machine":[1]}}', b"\xff"],
 )  # fmt: skip
 def test_record_without_the_field_is_a_reject_as_it_came(work: Work, value: bytes | None) -> None:
     moved = work.moved(Raw(value))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from keyfold.worker.errors import Crash
 from keyfold.worker.findings import Fault
 from keyfold.worker.handover import Handovers
 from keyfold.worker.handover_store import HandoverAdmin
-from keyfold.worker.seams import Other, Seams, read_seams
+from keyfold.worker.seams import NOBODY, Other, Seams, read_seams
 from local.services import Valkey
 
 SEAM, END = 30, BASE + EVENTS
@@ -147,6 +147,37 @@ def test_record_is_read_as_it_was_written(valkey: Valkey, unique_name: Any) -> N
         ]  # fmt: skip
         assert read_seams(redis, "new", (topic, "out"), 0, ()).mine(30)
         assert not read_seams(redis, "third", (topic, "out"), 0, ()).mine(30)
+
+
+def test_events_of_a_group_that_waits_though_no_group_has_the_outputs_are_missing(
+    case: Case,
+) -> None:
+    nobody = {NOBODY: Other(BASE, END, case.bundle.id)}
+    case.seams = Seams("old", waits=True, others=nobody, letters={POISON})
+    assert not case.verify().counts  # as long as it was silent nowhere
+    del case.served.outputs[case.number(END - 1) :]
+    assert only(case.verify(), Fault.LOST)[0] == f"in:2:{END - 1}"
+    case.seams = Seams("old", waits=True)  # another group has them, and may be behind
+    assert not case.verify().counts
+
+
+def test_who_waits_for_whom_is_read_from_the_states_that_redis_has(
+    valkey: Valkey, unique_name: Any
+) -> None:
+    topic = unique_name("in")
+    fields = {"#B": "3", "#F": "5", "#W": "40", "#C": "", "#M": "retrained"}
+    with valkey.client() as redis:
+        admin = HandoverAdmin(redis, topic, "out")
+        admin.swap(0, Handovers(), Handovers().wait("new").wait("newer"))
+        for group in ("new", "newer"):
+            redis.hset(f"{{{group}:{topic}:0}}", mapping=fields)
+        seams = read_seams(redis, "new", (topic, "out"), 0, {33})
+        assert [seams.owed_by_others(o) for o in (4, 5, 33, 39, 40)] == [
+            False, True, False, True, False,
+        ]  # fmt: skip
+        redis.hset(f"{{old:{topic}:0}}", mapping=fields)
+        seams = read_seams(redis, "new", (topic, "out"), 0, {33})
+        assert not seams.owed_by_others(5)
 
 
 def test_what_is_no_record_is_refused_by_name(valkey: Valkey, unique_name: Any) -> None:

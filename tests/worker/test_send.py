@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,9 +79,95 @@ def test_what_stands_before_a_bad_line_is_sent(
     error = capsys.readouterr().err
     assert error == (
         f"keyfold-send: {log}, line 4: field 'key': expected text or a number, got none "
-        "(after 2 events were sent)\n"
+        "(after 2 events were sent); to go on, put it right, then --from-row 4; or --from-row 4 "
+        "--skip-broken leaves it out\n"
     )
     assert {key for _, key, _ in records(kafka, "bad")} == {b"k1", b"7"}
+
+
+@pytest.mark.parametrize("sort", [[], ["--sort"]])
+def test_going_on_as_told_sends_every_other_event_once(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str], sort: list[str]
+) -> None:
+    topic = f"go-on{len(sort)}"
+    kafka.create(topic)
+    log = tmp_path / "log.jsonl"
+    rows = [b'{"key": "k", "time": %d}' % i for i in (5, 3, 4)]
+    log.write_bytes(b"\n".join([rows[0], b"", rows[1], b'{"time": 4}', rows[2]]))
+    flags = ["--brokers", kafka.brokers, "--topic", topic, "--key", "key", "--time", "time", *sort]
+    assert command.main([str(log), *flags]) == 2
+    error = capsys.readouterr().err
+    told = re.search(r"; or (.*) leaves it out", error)
+    assert told is not None
+    assert told[1] == (
+        "--sort --from-row 2 --skip-broken" if sort else "--from-row 4 --skip-broken"
+    )
+    assert command.main([str(log), *flags, *told[1].split()]) == 0
+    assert f"{log}, line 4: field 'key'" in capsys.readouterr().err
+    order = [rows[1], rows[2], rows[0]] if sort else rows
+    assert [value for _, _, value in records(kafka, topic)] == order
+
+
+def test_broken_rows_that_are_left_out_are_counted_and_the_first_ones_shown(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka.create("skip")
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(LINES + b"{}\n" * 7)
+    flags = ["--brokers", kafka.brokers, "--topic", "skip", "--key", "key", "--skip-broken"]
+    assert command.main([str(log), *flags]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "keyfold-send: 7 broken rows were left out:"
+    assert lines[1] == f"  {log}, line 4: field 'key': expected text or a number, got none"
+    assert lines[6] == "  and 2 more"
+    assert lines[7].startswith("keyfold-send: 2 events to skip")
+    assert {key for _, key, _ in records(kafka, "skip")} == {b"k1", b"7"}
+
+
+def test_a_file_that_breaks_off_says_where_to_go_on(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka.create("cells")
+    log = tmp_path / "log.csv"
+    log.write_text("key,a\nk,1\nk,2,3\n")
+    flags = ["--brokers", kafka.brokers, "--topic", "cells", "--key", "key", "--skip-broken"]
+    assert command.main([str(log), *flags]) == 2
+    said = capsys.readouterr().err
+    assert "(after 1 events were sent); to go on, put it right, then --from-row 2\n" in said
+
+
+def test_events_that_go_back_in_time_are_warned_of_and_can_be_sorted(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka.create("unsorted")
+    kafka.create("sorted")
+    bundle = make_tiny_bundle(tmp_path)
+    log = tmp_path / "log.jsonl"
+    # No features, a key of its own, and a time that is none: only the order of a key matters.
+    rows = [b'{"key": "%s", "time": %s}' % row for row in (
+        (b"a", b"5"), (b"b", b"1"), (b"a", b"4"), (b"a", b'"noon"'), (b"a", b"3"), (b"a", b"5"),
+    )]  # fmt: skip
+    log.write_bytes(b"\n".join(rows))
+    flags = ["--brokers", kafka.brokers, "--bundle", str(bundle.path)]
+    assert command.main([str(log), *flags, "--topic", "unsorted"]) == 0
+    assert (
+        "keyfold-send: warning: 2 events are earlier than one of their key before them (first: row "
+        "3); --sort puts them in order\n"
+    ) in capsys.readouterr().err
+    assert command.main([str(log), *flags, "--topic", "sorted", "--sort"]) == 0
+    assert "earlier" not in capsys.readouterr().err
+    sent = [value for _, key, value in records(kafka, "sorted") if key == b"a"]
+    assert sent == [rows[4], rows[2], rows[3], rows[0], rows[5]]
+
+
+def test_sorting_needs_a_time(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kafka.create("timeless")
+    (tmp_path / "log.jsonl").write_bytes(LINES)
+    flags = ["--brokers", kafka.brokers, "--topic", "timeless", "--key", "key", "--sort"]
+    assert command.main([str(tmp_path / "log.jsonl"), *flags]) == 2
+    assert "keyfold-send: --sort: expected --time FIELD" in capsys.readouterr().err
 
 
 def test_standard_input_is_sent_up_to_the_limit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,38 @@ def test_what_is_no_prediction_is_told_apart(value: bytes | None) -> None:
     assert read_prediction(value) is None
 
 
+LONG = {
+    "forecast": {name: {"1": 20.125, "5": 3} for name in (
+        "bearing_temperature_front", "bearing_temperature_rear", "rpm", "load",
+    )},
+    "anomaly": {"score": 0.8312, "field": "bearing_temperature_front", "flag": True},
+}  # fmt: skip
+
+
+def test_a_line_fits_80_columns_and_shows_score_field_and_forecast() -> None:
+    for key in ("k1", "a-key-with-a-very-long-name-that-goes-on"):
+        for steps, cold in ((3, False), (123456, True)):
+            value = prediction(output=LONG, key=key, steps=steps, cold=cold)
+            shown = read_prediction(value)
+            assert shown is not None
+            line = shown.line()
+            assert len(line) <= 80
+            assert re.search(r"ANOMALY 0.831 \(b\w*…\)  b\w*…\+1 20\.125", line) or cold
+            assert "ANOMALY 0.831 (b" in line
+    shown = read_prediction(prediction(output=LONG))
+    assert shown is not None
+    assert "bearing_temperature_front)  bearing_temperature_front+1 20.125" in shown.output
+
+
+def test_what_fits_is_not_cut() -> None:
+    shown = read_prediction(prediction(output={"temp": 1.5, "rpm": 2}, key="k" * 33))
+    assert shown is not None
+    assert shown.line() == f"2023-11-14T22:13:20.123Z  {'k' * 28}…  temp 1.5  rpm 2  step 3"
+    assert shown.fit(15) == "temp 1.5  rpm 2"
+    assert shown.fit(14) == "te… 1.5  rpm 2"
+    assert shown.fit(9) == "te… 1.5 …"
+
+
 # -- the view --------------------------------------------------------------------------------------
 
 
@@ -113,6 +146,18 @@ def test_the_view_fits_80_columns_and_the_terminals_height() -> None:
     lines = picture(view, height=24, around=Around(123456, 7890))
     assert len(lines) <= 24
     assert max(cell_len(line) for line in lines) <= 80
+
+
+def test_a_row_shows_score_field_and_forecast_in_80_columns() -> None:
+    view = View("out")
+    for i in range(100):
+        view.add(prediction(key="pump-01", output=LONG, steps=i))
+        view.add(prediction(key=f"a-key-with-a-long-name-{i % 3}", output=LONG, steps=i))
+    lines = picture(view)
+    assert max(map(cell_len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("pump-01"))
+    assert re.search(r"ANOMALY 0.831 \(b\w*…\)  b\w*…\+1 20\.125", row)
+    assert any(line.startswith("a-key-with-a-lo… ") for line in lines)
 
 
 def test_the_most_recently_seen_keys_come_first_with_their_newest_prediction() -> None:
