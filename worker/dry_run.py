@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from keyfold.worker.beginning import STARTS, moment
 from keyfold.worker.columns import shortened, wrapped
 from keyfold.worker.config import Config
+from keyfold.worker.emission import Emission
 from keyfold.worker.emit import Outputs
 from keyfold.worker.kafka_log import Extent
 from keyfold.worker.key_field import expect_key_field
@@ -37,6 +38,7 @@ class _Found:
     """What came out so far."""
 
     predictions: int = 0  # that would be emitted
+    alerts: int = 0  # that would go to the alert topic
     shown: list[str] = field(default_factory=list)  # the first predictions
     reasons: Counter[str] = field(default_factory=Counter)  # of rejects
     example: dict[str, str] = field(default_factory=dict)  # reason -> where the first one is
@@ -56,7 +58,8 @@ def dry_run(config: Config, settings_file: str, most: int | None) -> int:
     if not count:
         print(f"\nno records in {config.kafka.input} there: send some, then try again")
         return 0
-    trial = Trial(model, config.kafka.input, config.worker.passthrough)
+    rule = Emission.of(config.emit, model.bundle.manifest.outputs)
+    trial = Trial(model, config.kafka.input, config.worker.passthrough, rule)
     found = _Found()
     for micro_batch in _micro_batches(samples, config.worker.max_events):
         for number, outputs in trial.run(micro_batch):
@@ -112,6 +115,7 @@ def _micro_batches(
 
 def _note(found: _Found, topic: str, number: int, outputs: Outputs) -> None:
     found.predictions += len(outputs.payloads)
+    found.alerts += len(outputs.alerts)
     for payload in outputs.payloads[: max(SHOWN - len(found.shown), 0)]:
         found.shown.append(prediction_line(payload))
     for letter in outputs.dead_letters:
@@ -154,3 +158,5 @@ def _summary(config: Config, trial: Trial, found: _Found, count: int) -> Iterato
         f"{found.predictions:>9,} predictions would go to {config.kafka.output}, "
         f"{rejects:,} rejects to {config.kafka.dead_letter}"
     )
+    if config.emit.alert_topic:
+        yield f"{found.alerts:>9,} alerts to {config.emit.alert_topic}"
