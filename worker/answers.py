@@ -209,8 +209,8 @@ class Answers:
         """
         settings, name, log = self._shared.settings, self._partition.topic, self._shared.log
         if self._partition.phase is Phase.ACQUIRE:
-            names = (name, settings.output, settings.dead_letter)
-            judge_topics(await log.partition_counts(names), *names)
+            names = (name, settings.output, settings.dead_letter, settings.alert)
+            judge_topics(await log.partition_counts([n for n in names if n]), *names)
             return await log.identify(name, fresh=True)
         try:
             return await log.identify(name, fresh=False)

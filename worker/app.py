@@ -24,6 +24,7 @@ from keyfold.worker import health
 from keyfold.worker.beginning import HANDOVER
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.consumer_thread import ASK_S, faust_log
+from keyfold.worker.emission import Emission, joined
 from keyfold.worker.emit import Destination, Emitter
 from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
@@ -31,7 +32,7 @@ from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition, Rules
-from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.pipeline import Pipeline, Shown
 from keyfold.worker.rights import named_refusal
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
@@ -61,13 +62,15 @@ class App(faust.App):
         self.model = Model.load(config.worker.bundle)
         manifest = self.model.bundle.manifest
         self.metrics = Metrics()
-        self.slots = Slots(manifest)
+        rule = Emission.of(config.emit, manifest.outputs)
+        more = () if rule is None else rule.states
+        self.slots = Slots(manifest, more)
         redis = config.redis
         exactly_once = config.worker.exactly_once
         self.store = Store.connect(redis.access, redis.timeout_s, config.kafka.group, exactly_once)
         self.pipeline = Pipeline(
-            self.model, self.slots, self.store, self.metrics, config.kafka.input,
-            config.worker.passthrough,
+            self.model, self.slots, self.store, self.metrics,
+            Shown(config.kafka.input, config.worker.passthrough, rule),
         )  # fmt: skip
         self.watchdog = Watchdog(
             Watched(
@@ -78,10 +81,12 @@ class App(faust.App):
             partial(os._exit, EX_CRASH),
         )  # fmt: skip
         self._nonce = uuid.uuid4().hex
-        self._codec = StateCodec(manifest)
+        self._codec = StateCodec(manifest, more)
+        self._identity = joined(self.model.bundle, rule)
         destination = Destination(
-            config.kafka.input, config.kafka.output, config.kafka.dead_letter, self.model.bundle.id
-        )
+            config.kafka.input, config.kafka.output, config.kafka.dead_letter,
+            self.model.bundle.id, config.emit.alert_topic,
+        )  # fmt: skip
         self._emitter = (
             Transactions(config.kafka, destination, config.connection)
             if exactly_once
@@ -116,10 +121,10 @@ class App(faust.App):
             self.store, self.slots, self._codec, self._emitter, self.consumer, self.metrics,
             Settings(
                 kafka.output, kafka.dead_letter, worker.start, worker.save_every_ms / 1000,
-                self._nonce, self.model.bundle.id,
+                self._nonce, self._identity,
                 self.model.bundle.manifest.events.reset_after_ms,
                 max(kafka.session_timeout_s, 3 * ASK_S, 2 * self.config.redis.timeout_s),
-                worker.emit_from,
+                worker.emit_from, self.config.emit.alert_topic,
             ),
             self._wake, self.fail,
         )  # fmt: skip
@@ -153,7 +158,9 @@ class App(faust.App):
         """Stop the whole worker: fail-stop, nothing unsaved counts."""
         if self.failure is not None:
             return
-        error = self.failure = named_refusal(error, self.config.kafka, self.config.connection)
+        error = self.failure = named_refusal(
+            error, self.config.kafka, self.config.connection, self.config.emit.alert_topic
+        )
         log.critical("worker stops: %s: %s", type(error).__name__, error)
         loop = asyncio.get_running_loop()
         self._crashing = loop.create_task(self.crash(error))

@@ -17,6 +17,7 @@ from keyfold.worker.check_records import RecordSide
 from keyfold.worker.check_redis import RedisSide
 from keyfold.worker.check_report import Finding, Question, ask_all, ok, warn
 from keyfold.worker.config import Config, read_config
+from keyfold.worker.emission import Emission
 from keyfold.worker.errors import Crash
 from keyfold.worker.health import HOST, check_port
 from keyfold.worker.model import Model
@@ -55,6 +56,7 @@ class Check:
         return [
             Question("settings", self._settings),
             Question("bundle", self._bundle),
+            Question("emit", self._emit, ("bundle",)),
             Question("web port", self._web_port),
             Question("redis", redis.reach),
             Question("memory", lambda: redis.memory(self.model.bundle.manifest),
@@ -100,6 +102,17 @@ class Check:
             f"{self._model.bundle.id}: golden sequences differ by at most "
             f"{self._model.golden_difference:.2g}; reads {names}; state of a key "
             f"{manifest.state_bytes:,} bytes"
+        )
+
+    def _emit(self) -> Iterator[Finding]:
+        emit = self._config.emit
+        rule = Emission.of(emit, self.model.bundle.manifest.outputs)
+        if rule is None:
+            yield ok("every prediction is emitted")
+            return
+        yield ok(
+            f"{rule.said}; adds {sum(spec.bytes_per_key for spec in rule.states)} bytes to the "
+            "state of a key"
         )
 
     def _web_port(self) -> Iterator[Finding]:

@@ -71,8 +71,9 @@ class KafkaSide:
     def topics(self) -> Iterator[Finding]:
         """Ask whether the three topics exist, fit each other and keep what is needed."""
         kafka = self._kafka
-        names = (kafka.input, kafka.output, kafka.dead_letter)
-        missing = [name for name in names if not self.counts.get(name)]
+        alert = self._config.emit.alert_topic
+        names = (kafka.input, kafka.output, kafka.dead_letter, alert)
+        missing = [name for name in names if name and not self.counts.get(name)]
         partitions = self.counts.get(kafka.input) or self.counts.get(kafka.output) or "N"
         for name in missing:
             yield fail(
@@ -86,6 +87,7 @@ class KafkaSide:
         yield ok(
             f"{kafka.input} and {kafka.output} have {self.counts[kafka.input]} partitions each, "
             f"{kafka.dead_letter} {self.counts[kafka.dead_letter]}"
+            + (f", {alert} {self.counts[alert]}" if alert else "")
         )
         try:
             settings = self._configs(kafka.input)
@@ -105,6 +107,7 @@ class KafkaSide:
         kafka = self._kafka
         limits = {name: self._max_bytes(name) for name in (kafka.input, kafka.output,
                                                            kafka.dead_letter)}  # fmt: skip
+        alert = self._config.emit.alert_topic
         prediction = _prediction_bytes(model, kafka.input)
         limit = limits[kafka.output]
         said = f"a prediction takes about {prediction:,} bytes, {kafka.output} takes {limit:,}"
@@ -116,6 +119,11 @@ class KafkaSide:
             yield warn(f"{said}: keys above {max(limit - prediction, 0) // 3:,} bytes will not fit")
         else:
             yield ok(said)
+        if alert and (most := self._max_bytes(alert)) < limits[kafka.output]:
+            yield warn(
+                f"{alert} takes {most:,} bytes, {kafka.output} {limits[kafka.output]:,}: a "
+                "prediction that fits there only stops the worker; raise its max.message.bytes"
+            )
         if limits[kafka.dead_letter] < limits[kafka.input]:
             yield warn(
                 f"{kafka.dead_letter} takes {limits[kafka.dead_letter]:,} bytes, {kafka.input} "
@@ -128,13 +136,14 @@ class KafkaSide:
     def access(self) -> Iterator[Finding]:
         """Ask what the brokers allow us, where they tell."""
         kafka = self._kafka
-        missing = missing_rights(kafka, self._config.connection, self._limit_s)
+        alert = self._config.emit.alert_topic
+        missing = missing_rights(kafka, self._config.connection, self._limit_s, alert)
         yield from map(fail, missing)
         if missing:
             return
         if self._tells_rights():
-            yield ok(f"may read {kafka.input}, write {kafka.output} and {kafka.dead_letter}, and "
-                     f"join {kafka.group}")  # fmt: skip
+            written = f"{kafka.output}{alert and f', {alert}'} and {kafka.dead_letter}"
+            yield ok(f"may read {kafka.input}, write {written}, and join {kafka.group}")
         else:
             yield warn("the brokers do not tell our rights: what is missing shows when it is used")
 

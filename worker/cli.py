@@ -94,7 +94,8 @@ def _serve(words: list[str]) -> int:
         # Before the app: Faust's services take the event loop when they are made.
         loop = _new_event_loop()
         app = create_app(config, file)
-        loop.run_until_complete(check_topics(config.kafka, config.connection))
+        topics = check_topics(config.kafka, config.connection, config.emit.alert_topic)
+        loop.run_until_complete(topics)
         loop.run_until_complete(await_redis(config.redis.access, config.redis.timeout_s))
         expect_key_field(config, app.model.bundle.manifest.events, file)
         if arguments.max_events:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.findings import Fault, Findings
+from keyfold.worker.offline_emit import Due
 from keyfold.worker.prediction import Members, Reading, key_member, parse, show_key, split_id
 from keyfold.worker.refold import Expected, Kind, Refold
 from keyfold.worker.seams import Seams
@@ -35,6 +36,7 @@ class Place:
     start: int = 0  # records below it are gone: outputs about them cannot be compared
     resets: int = 0  # of the outputs, by an operator: each may emit every prediction once more
     seams: Seams = field(default_factory=Seams)  # whose predictions the output topic holds
+    alerts: bool = False  # `output` is the topic of alerts
 
     @property
     def due(self) -> int:
@@ -42,7 +44,10 @@ class Place:
         return max(self.watermark, self.committed)
 
     def owes(self, offset: int) -> bool:
-        """Say whether an event must have been predicted by now, by whomever."""
+        """Say whether an event must have been predicted by now, by whomever.
+
+        Unless a rule says that it was not to be emitted.
+        """
         if self.seams.mine(offset):
             return self.floor <= offset < self.due
         return self.seams.owed_by_others(offset)
@@ -95,7 +100,10 @@ class OutputCheck:
     def prediction(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Take the output record at `offset`."""
         findings, place = self._findings, self._place
-        findings.predictions += 1
+        if place.alerts:
+            findings.alerts += 1
+        else:
+            findings.predictions += 1
         where = f"{place.output}:{place.partition}:{offset}"
         members = parse(value)
         if members is None:
@@ -108,10 +116,10 @@ class OutputCheck:
         if not place.seams.mine(event):
             self._of_another_group(position, event, members, where)
             return
-        if position is None or self._refold.kind(position) is not Kind.EVENT:
-            what = "no record" if position is None else f"a {self._kind(position)}"
+        why_none = self._why_none(position)
+        if position is None or why_none:
             got = f"a prediction at {where}"
-            findings.add(Fault.UNEXPECTED, place.at(event), f"none: {what}", got)
+            findings.add(Fault.UNEXPECTED, place.at(event), f"none: {why_none}", got)
             return
         expected = self._refold.expected(position)
         key_is_right = self._key_is_right(expected, event, key, members, where)
@@ -157,17 +165,25 @@ class OutputCheck:
 
     def finish(self) -> None:
         """Count the partition's records and note the events that must have a prediction."""
-        findings, refold, place = self._findings, self._refold, self._place
+        if not self._place.alerts:
+            self._count()
+        self._note_missing()
+
+    def _count(self) -> None:
+        findings, refold = self._findings, self._refold
         findings.events += refold.events
         findings.rejects += len(refold.rejects)
         findings.resets += len(refold) - refold.events - len(refold.rejects)
         findings.expired += refold.expired
         findings.lost_records += refold.skipped
+
+    def _note_missing(self) -> None:
+        refold, place = self._refold, self._place
         missing = array("q")
         for position, seen in enumerate(self._seen):
             if seen == UNSEEN and refold.kind(position) is Kind.EVENT:
                 offset = refold.offset(position)
-                if place.owes(offset):
+                if place.owes(offset) and self._is_required(position, offset):
                     missing.append(offset)
         self._strays.missing(place, refold, missing)
 
@@ -260,8 +276,27 @@ class OutputCheck:
         )
         return False
 
-    def _kind(self, position: int) -> str:
-        return self._refold.kind(position).name.lower()
+    def _due(self, position: int) -> Due:
+        """Say whether the rule of what is emitted wants an event's prediction in this topic."""
+        return self._refold.due(position, alert=self._place.alerts)
+
+    def _is_required(self, position: int, offset: int) -> bool:
+        """Say whether a missing prediction is missed, by the rule of whoever owes it."""
+        if self._place.seams.mine(offset):
+            return self._due(position) is Due.MUST
+        # By which rule another group emits nobody knows here: where we have one, so may it.
+        return self._refold.rule is None and not self._place.seams.has_rule(offset)
+
+    def _why_none(self, position: int | None) -> str:
+        """Say why no prediction may stand here, "" where one may."""
+        refold = self._refold
+        if position is None:
+            return "no record"
+        if refold.kind(position) is not Kind.EVENT:
+            return f"a {refold.kind(position).name.lower()}"
+        if self._due(position) is not Due.NO:
+            return ""
+        return "no alert" if refold.rule is None else refold.rule.said(alert=self._place.alerts)
 
 
 def _claims(members: Members) -> int:

@@ -16,9 +16,10 @@ from keyfold.export import settings
 from keyfold.export.connection import SECRET, Connection, Security
 from keyfold.export.settings import SettingsError
 from keyfold.worker.beginning import problem_with_emit_from, problem_with_start
+from keyfold.worker.emit_settings import Emit
 from keyfold.worker.redis_url import Access
 
-__all__ = ["Config", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
+__all__ = ["Config", "Emit", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ class Config:
     worker: Worker  # the service
     redis: Redis = field(default_factory=Redis)  # the state
     security: Security = field(default_factory=Security)  # how Kafka is reached
+    emit: Emit = field(default_factory=Emit)  # which predictions go out
 
     @property
     def connection(self) -> Connection:
@@ -153,6 +155,12 @@ class Config:
         return Connection(self.kafka.brokers, self.security)
 
     def __post_init__(self) -> None:
+        kafka = self.kafka
+        if self.emit.alert_topic in (kafka.input, kafka.output, kafka.dead_letter):
+            raise SettingsError(
+                "emit.alert_topic: expected a topic of its own, got "
+                f"{self.emit.alert_topic!r}, which is in use for something else"
+            )
         # So long W may stand still though all is well.
         least_s = max(3 * self.redis.timeout_s, 2 * self.worker.save_every_ms / 1000)
         if 0 < self.worker.stuck_after_s < least_s:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from keyfold.worker.beginning import STARTS, moment
 from keyfold.worker.columns import shortened, wrapped
 from keyfold.worker.config import Config
+from keyfold.worker.emission import Emission
 from keyfold.worker.emit import Outputs
 from keyfold.worker.event_look import EventLook
 from keyfold.worker.kafka_log import Extent
@@ -38,6 +39,7 @@ class _Found:
     """What came out so far."""
 
     predictions: int = 0  # that would be emitted
+    alerts: int = 0  # that would go to the alert topic
     shown: list[str] = field(default_factory=list)  # the first predictions
     reasons: Counter[str] = field(default_factory=Counter)  # of rejects
     example: dict[str, str] = field(default_factory=dict)  # reason -> where the first one is
@@ -58,7 +60,8 @@ def dry_run(config: Config, settings_file: str, most: int | None) -> int:
         print(f"\nno records in {config.kafka.input} there: send some, then try again:")
         print(f"keyfold-send LOG --config {settings_file}")
         return 0
-    trial = Trial(model, config.kafka.input, config.worker.passthrough)
+    rule = Emission.of(config.emit, model.bundle.manifest.outputs)
+    trial = Trial(model, config.kafka.input, config.worker.passthrough, rule)
     found, look = _Found(), EventLook(model.bundle.manifest, config.kafka.input)
     for sample in samples:
         look.add(sample)
@@ -119,6 +122,7 @@ def _micro_batches(
 
 def _note(found: _Found, topic: str, number: int, outputs: Outputs) -> None:
     found.predictions += len(outputs.payloads)
+    found.alerts += len(outputs.alerts)
     for payload in outputs.payloads[: max(SHOWN - len(found.shown), 0)]:
         found.shown.append(prediction_line(payload))
     for letter in outputs.dead_letters:
@@ -161,3 +165,5 @@ def _summary(config: Config, trial: Trial, found: _Found, count: int) -> Iterato
         f"{found.predictions:>9,} predictions would go to {config.kafka.output}, "
         f"{rejects:,} rejects to {config.kafka.dead_letter}"
     )
+    if config.emit.alert_topic:
+        yield f"{found.alerts:>9,} alerts to {config.emit.alert_topic}"

@@ -1,4 +1,4 @@
-"""Outputs: predictions and dead letters to Kafka, acked before anything is saved.
+"""Outputs: predictions, alerts and dead letters to Kafka, acked before anything is saved.
 
 Owns how outputs are packed into producer requests, what a dead letter looks like and how it is cut
 to fit, and emitting at least once. It knows an aiokafka producer and topic names; it decides
@@ -66,6 +66,8 @@ class Outputs:
     keys: Sequence[bytes]  # record keys of the predictions, in offset order
     payloads: Sequence[bytes]  # the predictions, one per key above
     dead_letters: Sequence[DeadLetter]  # in offset order
+    alert_keys: Sequence[bytes] = ()  # of what goes to the alert topic, in offset order
+    alerts: Sequence[bytes] = ()  # predictions, one per key above
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Destination:
     output: str  # topic of predictions
     dead_letter: str  # topic of rejects
     bundle: str  # bundle id
+    alert: str = ""  # topic of alerts; "": none
 
 
 class Emitter:
@@ -124,17 +127,28 @@ class Packing:
             zip(o.keys, o.payloads, repeat(NO_HEADERS), strict=False) for o in outputs
         )
         predictions = await _queue(producer, self._to.output, partition, messages)
+        alerts = await self._queue_alerts(producer, partition, outputs) if self._to.alert else []
         letters = [letter for o in outputs for letter in o.dead_letters]
         rejects = await self._queue_dead_letters(producer, partition, letters) if letters else []
         try:
-            await asyncio.gather(*predictions, *rejects)
+            await asyncio.gather(*predictions, *alerts, *rejects)
         except MessageSizeTooLargeError as error:
             of = f"of {self._to.source}:{partition} does not fit its max.message.bytes; raise that"
             what = f"topic {self._to.output!r}: a prediction"
+            if any(map(_too_large, alerts)):
+                what = f"topic {self._to.alert!r}: a prediction"
             if any(map(_too_large, rejects)):
                 self._limit_until_s = float("-inf")
                 what = f"topic {self._to.dead_letter!r}: a reject"
             raise TopicError(f"{what} {of}") from error
+
+    async def _queue_alerts(
+        self, producer: Any, partition: int, outputs: Sequence[Outputs]
+    ) -> list[asyncio.Future[Any]]:
+        messages = chain.from_iterable(
+            zip(o.alert_keys, o.alerts, repeat(NO_HEADERS), strict=False) for o in outputs
+        )
+        return await _queue(producer, self._to.alert, partition, messages)
 
     async def _queue_dead_letters(
         self, producer: Any, source: int, letters: Sequence[DeadLetter]

@@ -67,6 +67,7 @@ class Findings:
     resets: int = 0  # tombstones that reset a key
     rejects: int = 0  # input records that cannot be events
     predictions: int = 0  # records of the output topic, all of them
+    alerts: int = 0  # records of the alert topic
     dead_letters: int = 0  # records of the dead-letter topic about this input topic
     expired: int = 0  # times that a silent key started anew
     before_base: int = 0  # outputs about events before the first one folded: not checked
@@ -114,6 +115,7 @@ class Findings:
             "resets": self.resets,
             "rejects": self.rejects,
             "predictions": self.predictions,
+            "alerts": self.alerts,
             "dead_letters": self.dead_letters,
             "expired": self.expired,
             "before_base": self.before_base,
@@ -172,6 +174,7 @@ class Findings:
             f"{_count(self.dead_letters, 'dead letter')}, {_count(self.states, 'state')}"
         )
         for number, what in (
+            (self.alerts, "alerts in their topic"),
             (self.expired, "times a silent key started anew"),
             (self.collected, "states of silent keys are collected, as they may be"),
             (self.repeated_by_reset, "predictions were emitted again after a reset, as asked for"),

@@ -2,8 +2,9 @@
 
 Owns what one step does to a slot (tensors, steps, last offset, last event time) and what happens to
 an event whose result is not finite: it is a reject and its key's state stays as it was, all of it.
-One step is the bundle's front, its graph and its back; most bundles have the graph alone. Knows
-slots and the model, not partitions or records. Called by worker/pipeline.py between its awaits.
+One step is the bundle's front, its graph and its back, and the rule of what is emitted; most have
+the graph alone. Knows slots and the model, not partitions or records. Called by worker/pipeline.py
+between its awaits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from keyfold.export.anomaly import Back
 from keyfold.export.bundle import Tensors
 from keyfold.export.front import Front
+from keyfold.worker.emission import Emission
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.schedule import Group, schedule
@@ -39,6 +41,7 @@ class Rows:
     rejects: dict[int, str]  # row -> why; its slot becomes -1
     observed: NDArray[np.float32] | None = None  # (N,K) what forecasts are compared with
     scores: NDArray[np.float32] | None = None  # (N,S) of the anomaly; None: the bundle has none
+    verdicts: NDArray[np.uint8] | None = None  # (N,) where each goes; None: all to the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +50,31 @@ class _Stepped:
 
     y: NDArray[np.float32]  # (N,O)
     scores: NDArray[np.float32] | None  # (N,S)
+    verdicts: NDArray[np.uint8] | None  # (N,)
     states: Tensors  # all that the keys' states hold, by name: (B, *dims)
 
 
 class Fold:
     """Runs events through a model over the slots."""
 
-    def __init__(self, model: Model, slots: Slots, metrics: Metrics) -> None:
+    def __init__(
+        self, model: Model, slots: Slots, metrics: Metrics, rule: Emission | None = None
+    ) -> None:
         manifest = model.bundle.manifest
         self._model, self._slots, self._metrics = model, slots, metrics
         self._max_steps = manifest.max_steps
         self._front, self._back = Front.of(manifest.features), Back.of(manifest.outputs)
+        self._rule = rule
 
     def scores(self, count: int) -> NDArray[np.float32] | None:
         """Return room for the scores of `count` events; None: the bundle has none."""
         if self._back is None:
             return None
         return np.full((count, len(self._back.columns)), np.nan, np.float32)
+
+    def verdicts(self, count: int) -> NDArray[np.uint8] | None:
+        """Return room for the verdicts on `count` events; None: no rule says what is emitted."""
+        return None if self._rule is None else np.zeros(count, np.uint8)
 
     def apply(self, rows: Rows) -> None:
         """Step every row that has a slot."""
@@ -87,6 +98,8 @@ class Fold:
         rows.y[events[real]] = stepped.y
         if rows.scores is not None:
             rows.scores[events[real]] = stepped.scores
+        if rows.verdicts is not None and stepped.verdicts is not None:
+            rows.verdicts[events[real]] = stepped.verdicts
         rows.steps[events[real]] = (before[:, None] + 1 + np.arange(events.shape[1]))[real]
         slots.steps[group.slots] = before + group.lengths
         last = events[np.arange(len(events)), group.lengths - 1]
@@ -109,12 +122,33 @@ class Fold:
         y, after = self._model.step(x, lengths, before)
         if not _finite(y[real], after):
             return None
-        if self._back is None:
-            return _Stepped(y[real], None, {**after, **front} if front else after)
-        if rows.observed is None:
+        if self._back is None and self._rule is None:
+            return _Stepped(y[real], None, None, {**after, **front} if front else after)
+        scores, back = None, _NOTHING
+        if self._back is not None:
+            scores, back = self._scored(y, rows.observed, events, lengths, before)
+        verdicts, memory = None, _NOTHING
+        if self._rule is not None:
+            verdicts, memory = self._rule.run(y, scores, lengths, before)
+        return _Stepped(
+            y[real],
+            None if scores is None else scores[real],
+            None if verdicts is None else verdicts[real],
+            {**after, **front, **back, **memory},
+        )
+
+    def _scored(
+        self,
+        y: NDArray[np.float32],
+        observed: NDArray[np.float32] | None,
+        events: NDArray[np.intp],
+        lengths: NDArray[np.int32],
+        before: Tensors,
+    ) -> tuple[NDArray[np.float32], Tensors]:
+        """Score events (B,T) with outputs y; return scores (B,T,S) and the back's states."""
+        if self._back is None or observed is None:
             raise RuntimeError("expected observed values: the bundle scores events, got none")
-        scores, back = self._back.run(y, rows.observed[events], lengths, before)
-        return _Stepped(y[real], scores[real], {**after, **front, **back})
+        return self._back.run(y, observed[events], lengths, before)
 
     def _run_carefully(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
         """Run a group one event at a time, leaving out those whose result is not finite."""
@@ -136,6 +170,8 @@ class Fold:
                 rows.y[event] = stepped.y[0]
                 if rows.scores is not None and stepped.scores is not None:
                     rows.scores[event] = stepped.scores[0]
+                if rows.verdicts is not None and stepped.verdicts is not None:
+                    rows.verdicts[event] = stepped.verdicts[0]
                 rows.steps[event] = slots.steps[slot]
 
 

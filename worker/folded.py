@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from keyfold.worker.lost import Gap, Lost
+from keyfold.worker.offline_emit import Memory
 from keyfold.worker.offline_threshold import Judged
 
 # "Cleared at" of a key that a step that was not finite left cold behind a loss.
@@ -69,6 +70,7 @@ class KeyState:
     known: bool  # steps and tensors follow from the records
     # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
     tensors: list[NDArray[Any]]
+    memory: Memory = field(default_factory=Memory)  # of what was emitted, where a rule says it
 
 
 @dataclass(frozen=True, slots=True)

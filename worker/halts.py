@@ -39,10 +39,13 @@ class Halts:
                 f"keyfold-state adopt {self.settings} --all"
             )
         if refused.what == "bundle":
+            # Behind the + stands the id of worker/emission.py's rule.
+            both = refused.expected + refused.got
+            emit = ", or was kept under other settings in [emit] (behind the +)" * ("+" in both)
             return (
-                f"the state belongs to another bundle: {where}; serve this one under a new group, "
-                f"fold its states anew ({self.command('rebuild')}, or worker.on_bundle_change), or "
-                f"{self._reset()}"
+                f"the state belongs to another bundle{emit}: {where}; serve this one under a new "
+                f"group, fold its states anew ({self.command('rebuild')}, or "
+                f"worker.on_bundle_change), or {self._reset()}"
             )
         if refused.what == "layout":
             return f"the state was written in another layout: {where}; {self.command('rebuild')}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from keyfold.export.bundle import Manifest
 from keyfold.worker.columns import wrapped
+from keyfold.worker.emission import fields_of
 from keyfold.worker.example_events import KEY, Example
 
 PARTITIONS = 4  # of the topics in the example commands
@@ -37,7 +38,7 @@ def settings_text(
     settings = _SETTINGS.format(**_quoted(names, manifest))
     return "\n".join(
         (*_head(file, manifest), *_events(names, manifest, examples, out), *_topics(names),
-         settings)
+         settings, *_emit(names, manifest))
     )  # fmt: skip
 
 
@@ -98,6 +99,38 @@ def _topics(names: Names) -> list[str]:
         "# never creates any). With more brokers add --replication-factor 3; a secured Kafka",
         "# wants --command-config FILE:",
         *(f"#   {command}" for command in topic_commands(names)),
+        "",
+    ]
+
+
+def _emit(names: Names, manifest: Manifest) -> list[str]:
+    """Explain section [emit] by what this bundle puts out."""
+    field = fields_of(manifest.outputs)[0]
+    path, alerts = (
+        json.dumps(t, ensure_ascii=False) for t in (field.path, f"{names.input}-alerts")
+    )
+    step, test = [], ['#equals = "true"              # or "false"']
+    if field.labels:
+        test = [f"#equals = {json.dumps(field.labels[0], ensure_ascii=False)}"]
+    if field.kind == "number":
+        step = ["# A number has changed when it differs by so much from the last one emitted:",
+                "#step = 1.0"]  # fmt: skip
+        test = ["#above = 10.0", "#below = 2.0"]
+    return [
+        "[emit]                         # which predictions go out; default: every one",
+        "# What goes to the output topic: all, on_change (the value is another than in the",
+        "# key's last emitted prediction), when (the condition below is met):",
+        '#what = "on_change"',
+        "# What is looked at in the prediction's output:",
+        f"#field = {path}",
+        *step,
+        "# The condition of what = when and of alerts, at k of the key's last n events:",
+        *test,
+        "#k = 2",
+        "#n = 3",
+        "# What meets the condition goes to this topic too (not with what = when); it has as",
+        "# many partitions as the input:",
+        f"#alert_topic = {alerts}",
         "",
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from keyfold.export.events import (
     PredictionEncoder,
     why_no_key,
 )
+from keyfold.worker.emission import ALERT, OUTPUT, Emission
 from keyfold.worker.emit import DeadLetter, Outputs
 from keyfold.worker.fold import Fold, Rows
 from keyfold.worker.metrics import Metrics
@@ -33,6 +35,15 @@ from keyfold.worker.store import Store, pieces
 from keyfold.worker.surroundings import retrying
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What predictions say beside the model's outputs, and which of them go out."""
+
+    topic: str  # of the events: in their ids
+    passthrough: Sequence[str] = ()  # members of the event that they repeat
+    rule: Emission | None = None  # which go where; None: all to the output topic
+
+
 class Pipeline:
     """Runs the micro-batches of one worker."""
 
@@ -42,16 +53,16 @@ class Pipeline:
         slots: Slots,
         store: Store,
         metrics: Metrics,
-        topic: str,
-        passthrough: Sequence[str] = (),
+        shown: Shown,
     ) -> None:
-        manifest = model.bundle.manifest
+        manifest, rule = model.bundle.manifest, shown.rule
         self._slots, self._store, self._metrics = slots, store, metrics
         self._decoder = Decoder(manifest.events, manifest.features, manifest.outputs.targets)
-        self._fold = Fold(model, slots, metrics)
-        self._encoder = PredictionEncoder(manifest.outputs, model.bundle.id, topic)
-        self._passthrough = Passthrough(passthrough, manifest.events) if passthrough else None
-        self._codec = StateCodec(manifest)
+        self._fold = Fold(model, slots, metrics, rule)
+        self._encoder = PredictionEncoder(manifest.outputs, model.bundle.id, shown.topic)
+        paths = shown.passthrough
+        self._passthrough = Passthrough(paths, manifest.events) if paths else None
+        self._codec = StateCodec(manifest, () if rule is None else rule.states)
         self._placement = Placement(slots, manifest.events)
         self._outputs = len(manifest.outputs.names)
         self._work = asyncio.Event()
@@ -93,6 +104,7 @@ class Pipeline:
             decoded.times_ms, places.stream_ms,
             np.zeros((len(records), self._outputs), np.float32), np.zeros(len(records), np.int64),
             decoded.rejects, decoded.observed, self._fold.scores(len(records)),
+            self._fold.verdicts(len(records)),
         )  # fmt: skip
         placed = rows.slots.copy()
         self._fold.apply(rows)
@@ -158,6 +170,10 @@ class Pipeline:
         self._metrics.events += len(stepped)
         if share.records[0].offset < emit_from:  # a silent replay, at least in part
             stepped = stepped[rows.offsets[stepped] >= emit_from]
+        verdicts = None
+        if rows.verdicts is not None:
+            stepped = stepped[rows.verdicts[stepped] > 0]
+            verdicts = rows.verdicts[stepped]
         slots = rows.slots[stepped]
         at, gaps = slots.tolist(), self._slots.gaps[slots]
         caused = Caused(
@@ -180,7 +196,23 @@ class Pipeline:
         keys = [self._slots.keys[slot] for slot in at]
         stream_ms = int(rows.stream_ms[share.rows.stop - 1])
         share.owner.applied(
-            share.records, placed[placed >= 0], Outputs(keys, payloads, dead_letters),
+            share.records, placed[placed >= 0], _sorted(keys, payloads, dead_letters, verdicts),
             None if stream_ms == NO_STREAM else stream_ms,
         )  # fmt: skip
         self._metrics.rejects += len(dead_letters)
+
+
+def _sorted(
+    keys: Sequence[bytes],
+    payloads: Sequence[bytes],
+    dead_letters: Sequence[DeadLetter],
+    verdicts: NDArray[np.uint8] | None,
+) -> Outputs:
+    """Sort predictions by where they go."""
+    if verdicts is None:
+        return Outputs(keys, payloads, dead_letters)
+    out, alert = (np.flatnonzero(verdicts & to).tolist() for to in (OUTPUT, ALERT))
+    return Outputs(
+        [keys[i] for i in out], [payloads[i] for i in out], dead_letters,
+        [keys[i] for i in alert], [payloads[i] for i in alert],
+    )  # fmt: skip

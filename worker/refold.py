@@ -36,6 +36,7 @@ from keyfold.worker.folded import (
     Sure,
 )
 from keyfold.worker.lost import Gap, Lost
+from keyfold.worker.offline_emit import Due, OfflineEmit
 from keyfold.worker.offline_key import UNJUDGED, Event, OfflineKey, Stepped
 from keyfold.worker.offline_step import OfflineStep
 from keyfold.worker.offline_threshold import Judged
@@ -54,12 +55,18 @@ class Refold:
     """The fold of one partition's records and everything it leads one to expect."""
 
     def __init__(
-        self, step: OfflineStep, origin: Origin | None = None, passthrough: Sequence[str] = ()
+        self,
+        step: OfflineStep,
+        origin: Origin | None = None,
+        passthrough: Sequence[str] = (),
+        rule: OfflineEmit | None = None,
     ) -> None:
         manifest = step.bundle.manifest
         self._key, self._origin = OfflineKey(step), origin or Origin()
         self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
         self._repeated = Repeated(passthrough, manifest.events) if passthrough else None
+        self.rule = rule  # of what is emitted; None: every prediction, and no alert
+        self._due = array("b")  # per record: output and alert, where a rule says it
         self._events = array("q")  # digests of what is repeated, if anything is
         self._resets = manifest.events.tombstone == "reset"
         self._expiry = manifest.events.reset_after_ms
@@ -158,6 +165,12 @@ class Refold:
         """Return the offset of the record at a position."""
         return self._offsets[position]
 
+    def due(self, position: int, *, alert: bool = False) -> Due:
+        """Say whether the event at a position has to be in the output topic, or the alert one."""
+        if self.rule is None:
+            return Due.NO if alert else Due.MUST
+        return Due(self._due[2 * position + alert])
+
     def expected(self, position: int) -> Expected:
         """Return what must have been predicted for the event at a position."""
         number = self._key_numbers[position]
@@ -202,9 +215,15 @@ class Refold:
             return
         state.steps += 1
         state.offset = offset
+        due = (Due.NO, Due.NO) if self.rule is None else self.rule.unknown()
         if state.known:
             state.tensors = stepped.tensors
+            if self.rule is not None:
+                output, alert, state.memory = self.rule.one(stepped, state.memory)
+                due = output, alert
         self._append(offset, Kind.EVENT, self._number(key), state)
+        if self.rule is not None:
+            self._due[-2:] = array("b", due)
         self._append_output(stepped, value)
 
     def _before(self, key: bytes, offset: int, time_ms: int) -> KeyState:
@@ -274,6 +293,8 @@ class Refold:
         self._steps.append(0 if state is None else state.steps)
         self._gaps.append(Gap.NEVER if state is None else state.gap)
         self._known.append(state is None or state.known)
+        if self.rule is not None:
+            self._due.extend((Due.NO, Due.NO))
 
     def _append_output(self, stepped: Stepped, value: bytes | None = None) -> None:
         self._outputs.frombytes(stepped.y.tobytes())

@@ -22,13 +22,18 @@ from keyfold.worker.errors import SetUpError
 FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
-def missing_rights(kafka: Kafka, connection: Connection, timeout_s: float) -> list[str]:
+def missing_rights(
+    kafka: Kafka, connection: Connection, timeout_s: float, alert: str = ""
+) -> list[str]:
     """Return a line for each right that is missing, as far as the brokers tell.
+
+    `alert`: topic of alerts, "" for none.
 
     Blocks. Where nobody listens, or nobody answers such questions, nothing is missing.
     """
     admin = AdminClient({**connection.librdkafka(), "log_level": 0})
-    wanted = ((kafka.input, "Read"), (kafka.output, "Write"), (kafka.dead_letter, "Write"))
+    wanted = [(kafka.input, "Read"), (kafka.output, "Write"), (kafka.dead_letter, "Write")]
+    wanted += [(alert, "Write")] if alert else []
     asked: Any = {
         name: admin.describe_topics(
             TopicCollection([name]), include_authorized_operations=True, request_timeout=timeout_s
@@ -48,7 +53,9 @@ def missing_rights(kafka: Kafka, connection: Connection, timeout_s: float) -> li
     return missing
 
 
-def named_refusal(error: BaseException, kafka: Kafka, connection: Connection) -> BaseException:
+def named_refusal(
+    error: BaseException, kafka: Kafka, connection: Connection, alert: str = ""
+) -> BaseException:
     """Return what aiokafka raises for a missing right as a SetUpError that names it.
 
     Rights can be taken away under a running worker. Any other error comes back as it is.
@@ -56,7 +63,9 @@ def named_refusal(error: BaseException, kafka: Kafka, connection: Connection) ->
     name = str(error.args[0]) if error.args else ""
     if isinstance(error, TopicAuthorizationFailedError):
         # Of several topics at once it gives a set.
-        topic = next((t for t in (kafka.output, kafka.dead_letter) if t in name), kafka.input)
+        ours = [t for t in (alert, kafka.output, kafka.dead_letter) if t]
+        # The longest first: the name of one may be a part of another's.
+        topic = next((t for t in sorted(ours, key=len, reverse=True) if t in name), kafka.input)
         operation = "Read" if topic == kafka.input else "Write"
         return SetUpError(acl(connection, operation, "topic", topic))
     if isinstance(error, GroupAuthorizationFailedError):

@@ -61,10 +61,16 @@ class Seams:
             other is not None and other.first <= offset < other.due and offset not in self.letters
         )
 
+    def has_rule(self, offset: int) -> bool:
+        """Say whether another group's states show that it does not emit every prediction."""
+        other = self.others.get(self.owner(offset))
+        return other is not None and "+" in other.bundle
+
     def foreign(self, offset: int, bundle: str) -> bool:
         """Say whether a bundle is another one than its group's, as far as Redis knows that."""
         other = self.others.get(self.owner(offset))
-        return other is not None and other.bundle != bundle
+        # Behind a + stands the id of the rule by which that group emits.
+        return other is not None and other.bundle.partition("+")[0] != bundle
 
 
 def read_seams(

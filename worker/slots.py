@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.bundle import Manifest, Tensors
+from keyfold.export.bundle import Manifest, StateSpec, Tensors
 from keyfold.export.events import key_fragment
 from keyfold.worker.state_codec import States
 
@@ -24,8 +24,9 @@ Rows = NDArray[np.intp]  # slot numbers
 class Slots:
     """States of the resident keys of all partitions of this worker."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._specs = manifest.kept
+    def __init__(self, manifest: Manifest, more: Sequence[StateSpec] = ()) -> None:
+        """Begin without keys; `more`: tensors besides the bundle's (worker/emission.py)."""
+        self._specs = (*manifest.kept, *more)
         capacity = _FIRST_CAPACITY
         self.tensors: dict[str, NDArray[Any]] = {
             s.input: np.empty((capacity, *s.dims), s.dtype) for s in self._specs

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from keyfold.worker.config import Config
+from keyfold.worker.emission import remembered
 from keyfold.worker.errors import Crash
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.state_consent import FOUND_PROBLEMS, OWNER_STOPS, asked, chosen, done
@@ -39,7 +40,7 @@ def adopt(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
         return FOUND_PROBLEMS
     for place in places:
         if not admin.adopt(
-            config.kafka.input, place.number, place.meta("#M"), found.bundle.id, place.resets
+            config.kafka.input, place.number, place.meta("#M"), found.identity, place.resets
         ):
             raise Crash(
                 f"partition {place.number}: its state changed meanwhile; look at it and ask again"
@@ -69,12 +70,16 @@ def _check(found: Survey, place: Place) -> None:
 
 
 def _check_sizes(found: Survey, admin: Admin, place: Place) -> None:
-    size = StateCodec(found.bundle.manifest).bytes_per_state
+    more = remembered(found.bundle, found.config.emit)
+    size = StateCodec(found.bundle.manifest, more).bytes_per_state
+    # Behind a + stands the id of worker/emission.py's rule.
+    or_rule = " or other [emit] settings'" * ("+" in found.identity + place.meta("#M"))
     for _, value in admin.sample(found.config.kafka.input, place.number):
         if len(value) != size:
             raise Crash(
-                f"partition {place.number}: bundle {found.bundle.id} asks for states of {size} "
-                f"bytes, got {len(value)}: these are another model's; keyfold-state rebuild"
+                f"partition {place.number}: bundle {found.identity} asks for states of {size} "
+                f"bytes, got {len(value)}: these are another model's{or_rule}; "
+                "keyfold-state rebuild"
             )
 
 
@@ -82,12 +87,12 @@ def _announced(found: Survey, places: Sequence[Place]) -> Iterator[str]:
     other = exactly_once = False
     for place in places:
         held, bundle = place.held, place.meta("#M")
-        other = other or bundle != found.bundle.id
+        other = other or bundle != found.identity
         exactly_once = exactly_once or bool(place.meta("#C"))
         yield (
             f"partition {place.number}: keeps {0 if held is None else held.states} key states "
             f"(folded up to offset {place.meta('#W')} by bundle {bundle}) for bundle "
-            f"{found.bundle.id}"
+            f"{found.identity}"
         )
     if other:
         yield (

@@ -8,7 +8,8 @@ Owns the layout of one stored state, little-endian, without padding:
 Flag 1: the key's history may miss events that retention took (a gap).
 The checksum is the CRC-32 of the key followed by everything after the checksum: a value returned
 for another key (a mixed-up reply) is found out. The tensors are all that a key's state holds
-(Manifest.kept): the graph's, the front's and the back's. Knows numpy and their specs only.
+(Manifest.kept): the graph's, the front's and the back's; behind them those of worker/emission.py
+where a rule says what is emitted. Knows numpy and their specs only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.bundle import Manifest, Tensors
+from keyfold.export.bundle import Manifest, StateSpec, Tensors
 
 STATE_VERSION = 2
 FLAG_GAP = 1
@@ -48,8 +49,9 @@ class States:
 class StateCodec:
     """Packs and unpacks states of one bundle."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._specs = manifest.kept
+    def __init__(self, manifest: Manifest, more: Sequence[StateSpec] = ()) -> None:
+        """Lay a state out; `more`: tensors besides the bundle's (worker/emission.py)."""
+        self._specs = (*manifest.kept, *more)
         self._layout = np.dtype(
             [
                 ("version", "u1"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from zlib import crc32
@@ -17,8 +17,9 @@ from zlib import crc32
 import numpy as np
 
 from keyfold.export import bundle as contract
-from keyfold.export.bundle import Manifest
+from keyfold.export.bundle import Manifest, StateSpec
 from keyfold.worker.config import Config
+from keyfold.worker.emission import remembered
 from keyfold.worker.errors import Crash
 from keyfold.worker.kafka_log import KafkaLog
 from keyfold.worker.state_codec import FLAG_GAP, STATE_VERSION
@@ -85,7 +86,8 @@ def inspect(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
         if not 0 <= number < count:
             raise Crash(f"--partition: expected 0 to {count - 1}, got {number}")
         return inspect_partition(config, admin, number)
-    manifest = contract.load(config.worker.bundle).manifest
+    bundle = contract.load(config.worker.bundle)
+    manifest, more = bundle.manifest, remembered(bundle, config.emit)
     holders, healthy = 0, True
     for number in range(count):
         watermark, value = admin.state(topic, number, key)
@@ -95,17 +97,21 @@ def inspect(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
         print(f"partition {number}, watermark {watermark}: key {shown(key)}")
         held = admin.look(topic, number)
         stream = "" if held is None else held.meta.get("#S", "")
-        for line in _lines(manifest, key, value, stream):
+        for line in _lines(manifest, more, key, value, stream):
             print(f"  {line}")
-        healthy = healthy and not _faults(manifest, key, value, watermark)
-        for fault in _faults(manifest, key, value, watermark):
+        size = HEAD.size + manifest.state_bytes + sum(spec.bytes_per_key for spec in more)
+        faults = _faults(size, key, value, watermark)
+        healthy = healthy and not faults
+        for fault in faults:
             print(f"  {fault}")
     if not holders:
         print(f"no partition of {topic} holds a state of key {shown(key)}: it is cold")
     return 0 if holders and healthy else FOUND_PROBLEMS
 
 
-def _lines(manifest: Manifest, key: bytes, value: bytes, stream: str) -> Iterator[str]:
+def _lines(
+    manifest: Manifest, more: Sequence[StateSpec], key: bytes, value: bytes, stream: str
+) -> Iterator[str]:
     state = StoredState.read(key, value)
     if state is None:
         return
@@ -121,7 +127,7 @@ def _lines(manifest: Manifest, key: bytes, value: bytes, stream: str) -> Iterato
     yield f"bytes            {len(value)}"
     yield f"checksum         {'good' if state.sound else 'bad'}"
     start = HEAD.size
-    for spec in manifest.kept:
+    for spec in (*manifest.kept, *more):
         part = value[start : start + spec.bytes_per_key]
         start += spec.bytes_per_key
         if len(part) == spec.bytes_per_key:
@@ -137,9 +143,8 @@ def _lines(manifest: Manifest, key: bytes, value: bytes, stream: str) -> Iterato
             )
 
 
-def _faults(manifest: Manifest, key: bytes, value: bytes, watermark: int | None) -> list[str]:
+def _faults(size: int, key: bytes, value: bytes, watermark: int | None) -> list[str]:
     """Return why a worker would refuse this state."""
-    size = HEAD.size + manifest.state_bytes
     state = StoredState.read(key, value)
     if state is None or len(value) != size:
         return [f"expected {size} bytes, got {len(value)}"]

@@ -25,7 +25,7 @@ from keyfold.worker.store_admin import Admin
 def list_partitions(config: Config, admin: Admin, _: argparse.Namespace) -> int:
     """Show every partition's watermark, log, keys and problems."""
     found = survey(config, admin)
-    print(f"group {config.kafka.group}, topic {config.kafka.input}, bundle {found.bundle.id}")
+    print(f"group {config.kafka.group}, topic {config.kafka.input}, bundle {found.identity}")
     Console().print(_table(found))
     if not any(place.held or place.committed for place in found.places):
         print(f"no state of group {config.kafka.group!r} yet")

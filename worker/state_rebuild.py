@@ -45,7 +45,7 @@ def rebuild(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     if not asked(_announced(found, plans), arguments.yes):
         return FOUND_PROBLEMS
     for plan in plans:
-        meta = new_meta(plan.begin, found.bundle.id)
+        meta = new_meta(plan.begin, found.identity)
         states: Iterable[tuple[bytes, bytes]] = ()
         if plan.snapshot is not None:
             path, header = plan.snapshot
@@ -120,7 +120,7 @@ def _announced(found: Survey, plans: list[_Plan]) -> Iterator[str]:
         states = 0 if place.held is None else place.held.states
         yield (
             f"{where}: drops {states} key states (folded up to offset {place.meta('#W', '-')}), "
-            f"folds again from offset {plan.begin} with bundle {found.bundle.id}"
+            f"folds again from offset {plan.begin} with bundle {found.identity}"
         )
         if plan.snapshot is not None:
             path, header = plan.snapshot

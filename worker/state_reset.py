@@ -39,7 +39,7 @@ def reset(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     if not asked(lines, arguments.yes):
         return FOUND_PROBLEMS
     for place in places:
-        meta = new_meta(begins[place.number], found.bundle.id)
+        meta = new_meta(begins[place.number], found.identity)
         # Else predictions of events before the former base, never made, would be looked for.
         floor = 0 if place.number in anew else place.out_upto or 0
         emission = Emission(floor, anew=place.number in anew, resets=place.resets)
@@ -107,7 +107,7 @@ def _announced(
         yield (
             f"partition {place.number}: drops {states} key states (folded up to offset "
             f"{place.meta('#W', '-')}), begins anew at offset {begins[place.number]} with bundle "
-            f"{found.bundle.id}"
+            f"{found.identity}"
         )
         upto = place.out_upto
         out = place.number not in anew and upto is not None and upto > begins[place.number]

@@ -51,7 +51,7 @@ def checked(path: Path, found: Survey) -> Header:
         "group": (kafka.group, header.group),
         "topic": (kafka.input, header.topic),
         "layout": (LAYOUT, header.layout),
-        "bundle": (found.bundle.id, header.bundle),
+        "bundle": (found.identity, header.bundle),
         "number of partitions": (found.now.partitions, header.partitions),
     }
     for what, (want, got) in expected.items():

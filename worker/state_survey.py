@@ -20,6 +20,7 @@ from keyfold.export.bundle import Bundle
 from keyfold.export.connection import Connection
 from keyfold.export.refusals import acl
 from keyfold.worker.config import Config
+from keyfold.worker.emission import identity
 from keyfold.worker.errors import Crash
 from keyfold.worker.farewell import end_at_once
 from keyfold.worker.kafka_log import Extent, KafkaLog
@@ -84,6 +85,11 @@ class Survey:
     places: Sequence[Place]  # by number
 
     @property
+    def identity(self) -> str:
+        """Whose states they have to be: the bundle's, and its rule's of what is emitted."""
+        return identity(self.bundle, self.config.emit)
+
+    @property
     def recounted(self) -> str:
         """Say how the number of partitions changed, "" when it did not."""
         if self.then is None or self.then.partitions == self.now.partitions:
@@ -104,12 +110,13 @@ class Survey:
     def problems(self, place: Place) -> list[str]:
         """Return what would make a worker HALT, as far as it shows without a fold."""
         whole = [problem for problem in (self.recounted, self.replaced) if problem]
-        return whole + _problems(place, self.bundle.id)
+        return whole + _problems(place, self.identity)
 
 
 def survey(config: Config, admin: Admin) -> Survey:
     """Look at every partition. Raises Crash, TopicError, BundleError, RedisError."""
     bundle = contract.load(config.worker.bundle)
+    identity(bundle, config.emit)  # before anything is asked: the settings may not fit the bundle
     topic, kafka = config.kafka.input, config.connection
     with KafkaLog(kafka) as log:
         count = log.partitions(topic)

@@ -129,9 +129,13 @@ class StoredGroup:
         raise Crash(f"{name}: a worker saves faster than its states can be read; stop it first")
 
 
-def check_bundle(stored: Stored, bundle: Bundle) -> None:
-    """Refuse states of another layout or bundle: there is nothing to compare them with."""
-    for field, what, expected in (("#V", "layout", LAYOUT), ("#M", "bundle", bundle.id)):
+def check_bundle(stored: Stored, bundle: Bundle, owner: str = "") -> None:
+    """Refuse states of another layout or bundle: there is nothing to compare them with.
+
+    `owner` is whose states they have to be where that is not the bundle alone.
+    """
+    for field, what, expected in (("#V", "layout", LAYOUT), ("#M", "bundle", owner or bundle.id)):
         got = stored.meta.get(field)
         if got != expected:
-            raise Crash(f"{stored.name} {field}: expected {what} {expected}, got {got}")
+            more = " (behind the +: other [emit] settings)" * ("+" in f"{expected}{got}")
+            raise Crash(f"{stored.name} {field}: expected {what} {expected}, got {got}{more}")

@@ -151,7 +151,8 @@ class _Reader:
         anomaly = bundle.manifest.outputs.anomaly
         scales = anomaly.scales if anomaly is not None else (1.0,)
         self._score_tolerance = SPREAD * self._output_tolerance / min(scales)
-        self._size = HEAD.size + bundle.manifest.state_bytes
+        self._rule_at = HEAD.size + bundle.manifest.state_bytes
+        self._size = self._rule_at + (refold.rule.bytes_per_key if refold.rule is not None else 0)
         self.refold, self._findings = refold, findings
 
     def difference(self, key: bytes, value: bytes, state: KeyState) -> Difference | None:
@@ -160,7 +161,12 @@ class _Reader:
         if not isinstance(head, _Head):
             return head
         wrong = self._head_difference(head, state)
-        return wrong if wrong or not state.known else self._tensor_difference(value, state)
+        if wrong or not state.known:
+            return wrong
+        wrong = self._tensor_difference(value, state)
+        if wrong or self.refold.rule is None:
+            return wrong
+        return self.refold.rule.difference(value[self._rule_at :], state.memory)
 
     def old_difference(self, key: bytes, value: bytes, place: Place) -> Difference | None:
         """Return what is wrong with the state of a key whose events are all gone."""

@@ -68,10 +68,11 @@ class Settings:
     start: str  # worker.start: "", "earliest", "latest" or a time
     save_every_s: float  # 0: each turn
     nonce: str  # this worker's
-    bundle: str  # bundle id
+    bundle: str  # whose states they are: bundle id, and that of a rule that remembers
     reset_after_ms: int | None = None  # the bundle's: a key silent for longer starts cold again
     frozen_after_s: float = 10.0  # no question of ACQUIRE takes longer, but for a frozen program
     emit_from: str = ""  # worker.emit_from
+    alert: str = ""  # topic of alerts, must have the input's number of partitions; "": none
 
 
 @dataclass(frozen=True, slots=True)

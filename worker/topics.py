@@ -1,6 +1,6 @@
 """Are the topics there, do they fit each other, are they still the same ones?
 
-Owns the rules between the input, output and dead-letter topics, and topic ids. It only reads
+Owns the rules between the input, output, alert and dead-letter topics, and topic ids. It only reads
 metadata. Called by worker/cli.py before a worker joins its group, by worker/answers.py at every
 ACQUIRE, and by worker/state_survey.py.
 """
@@ -32,8 +32,8 @@ ASK_S = 5.0
 NO_IDS = (ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE)
 
 
-async def check_topics(kafka: Kafka, connection: Connection | None = None) -> None:
-    """Wait for a broker that lets us in, and check rights and the three topics.
+async def check_topics(kafka: Kafka, connection: Connection | None = None, alert: str = "") -> None:
+    """Wait for a broker that lets us in, and check rights, the three topics and that of alerts.
 
     Without `connection` the brokers of `kafka` are plaintext ones. Raises TopicError, and
     SetUpError when no broker answers within kafka.request_timeout_s, or one refuses us.
@@ -41,11 +41,11 @@ async def check_topics(kafka: Kafka, connection: Connection | None = None) -> No
     connection = connection or Connection(kafka.brokers)
     counts = await _reach(kafka, connection)
     if connection.security.protocol != "plaintext":
-        missing = await asyncio.to_thread(missing_rights, kafka, connection, ASK_S)
+        missing = await asyncio.to_thread(missing_rights, kafka, connection, ASK_S, alert)
         if missing:
             more = f" ({len(missing) - 1} more rights are missing)" if missing[1:] else ""
             raise SetUpError(f"{missing[0]}{more}")
-    judge_topics(counts, kafka.input, kafka.output, kafka.dead_letter)
+    judge_topics(counts, kafka.input, kafka.output, kafka.dead_letter, alert)
 
 
 async def _reach(kafka: Kafka, connection: Connection) -> dict[str, int]:
@@ -68,19 +68,22 @@ async def _reach(kafka: Kafka, connection: Connection) -> dict[str, int]:
             await asyncio.sleep(TRY_AGAIN_S)
 
 
-def judge_topics(counts: Mapping[str, int], source: str, output: str, dead_letter: str) -> None:
+def judge_topics(
+    counts: Mapping[str, int], source: str, output: str, dead_letter: str, alert: str = ""
+) -> None:
     """Judge partition counts by topic, 0 or missing: no such topic. Raises TopicError."""
-    for name in (source, output, dead_letter):
-        if not counts.get(name):
+    for name in (source, output, dead_letter, alert):
+        if name and not counts.get(name):
             raise TopicError(
                 f"topic {name!r}: expected it to exist, got none; create it "
                 "(the worker never creates topics)"
             )
-    if counts[output] != counts[source]:
-        raise TopicError(
-            f"topic {output!r}: expected {counts[source]} partitions like the input {source!r}, "
-            f"got {counts[output]}"
-        )
+    for name in (output, alert):
+        if name and counts[name] != counts[source]:
+            raise TopicError(
+                f"topic {name!r}: expected {counts[source]} partitions like the input {source!r}, "
+                f"got {counts[name]}"
+            )
 
 
 async def _partition_counts(connection: Connection) -> dict[str, int]:

@@ -78,7 +78,7 @@ class Transactions(Emitter):
     ) -> None:
         """Prepare; without `connection` the brokers of `kafka` are plaintext ones."""
         super().__init__(_no_producer, destination)
-        self._kafka = kafka
+        self._kafka, self._alert = kafka, destination.alert
         self._connection = connection or Connection(kafka.brokers)
         # Our own clock must run out before the broker aborts the transaction and fences us for it.
         self._timeout_s = min(kafka.request_timeout_s, kafka.transaction_timeout_s)
@@ -222,7 +222,10 @@ class Transactions(Emitter):
             return acl(connection, "Write", "transactional-id", name)
         if isinstance(cause, GroupAuthorizationFailedError):
             return acl(connection, "Read", "group", kafka.group)
-        return acl(connection, "Write", "topic", kafka.output)
+        named = cause.args[0] if cause.args else ""  # aiokafka: a topic, or a set of them
+        topics = named if isinstance(named, set) else {named}
+        refused = self._alert if self._alert and self._alert in topics else kafka.output
+        return acl(connection, "Write", "topic", refused)
 
     def _set_up_error(self, error: KafkaError) -> SetUpError:
         if isinstance(error, InvalidTransactionTimeout):

@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from keyfold.worker.emission import Emission
 from keyfold.worker.emit import Outputs
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Partition
-from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.pipeline import Pipeline, Shown
 from keyfold.worker.protocol import Fingerprint, Held, Phase
 from keyfold.worker.protocol import Record as LogRecord
 from keyfold.worker.share import Share
@@ -26,12 +27,19 @@ from keyfold.worker.store import Loaded
 class Trial:
     """A pipeline that serves nobody."""
 
-    def __init__(self, model: Model, topic: str, passthrough: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        topic: str,
+        passthrough: Sequence[str] = (),
+        rule: Emission | None = None,
+    ) -> None:
         self._topic = topic
         self.metrics = Metrics()
-        self.slots = Slots(model.bundle.manifest)
+        self.slots = Slots(model.bundle.manifest, () if rule is None else rule.states)
         nowhere = cast(Any, _NoStates())
-        self._pipeline = Pipeline(model, self.slots, nowhere, self.metrics, topic, passthrough)
+        shown = Shown(topic, passthrough, rule)
+        self._pipeline = Pipeline(model, self.slots, nowhere, self.metrics, shown)
         self._owners: dict[int, _Owner] = {}
 
     def run(self, shares: Iterable[tuple[int, Sequence[LogRecord]]]) -> list[tuple[int, Outputs]]:

@@ -10,7 +10,7 @@ command), the demo and tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +21,13 @@ from keyfold.export.connection import Connection
 from keyfold.worker.archive import Archive, Entry
 from keyfold.worker.compare import OutputCheck, Place, Strays
 from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
+from keyfold.worker.emission import Emission, joined
+from keyfold.worker.emit_settings import Emit
 from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.findings import Fault, Findings
 from keyfold.worker.kafka_log import Extent, KafkaLog
 from keyfold.worker.lost import Lost, covered
+from keyfold.worker.offline_emit import OfflineEmit
 from keyfold.worker.redis_url import Access
 from keyfold.worker.refold import OfflineStep, Origin, Refold
 from keyfold.worker.seams import Seams, read_seams
@@ -55,6 +58,7 @@ class Target:
     archive: Path | None = None  # records kept before they left the log (worker/archive.py)
     examples: int = 3  # kept of each violation
     passthrough: tuple[str, ...] = ()  # members of the event that predictions repeat
+    emit: Emit = field(default_factory=Emit)  # which predictions go out
 
 
 def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findings:
@@ -90,7 +94,10 @@ class _Verification:
         self._target, self._step, self._log, self._group = target, step, log, group
         self._tick = tick
         self._findings = Findings(target.exactly_once, target.examples, group is not None)
-        self._strays = Strays()
+        self._strays, self._stray_alerts = Strays(), Strays()
+        rule = Emission.of(target.emit, step.bundle.manifest.outputs)  # refuses what does not fit
+        self._owner = joined(step.bundle, rule)
+        self._rule = None if rule is None else OfflineEmit(target.emit, step.bundle)
         self._count = log.partitions(target.input)
         self._letters = _DeadLetters(log, target, self._count, self._findings)
         self._archive = Archive.load(target.archive) if target.archive is not None else None
@@ -99,12 +106,13 @@ class _Verification:
     def run(self) -> Findings:
         """Verify one partition after the other: memory holds one partition's events at most."""
         target = self._target
-        outputs = self._log.partitions(target.output)
-        if outputs != self._count:
-            raise TopicError(
-                f"topic {target.output!r}: expected {self._count} partitions as in "
-                f"{target.input!r}, got {outputs}"
-            )
+        for name in filter(None, (target.output, target.emit.alert_topic)):
+            outputs = self._log.partitions(name)
+            if outputs != self._count:
+                raise TopicError(
+                    f"topic {name!r}: expected {self._count} partitions as in "
+                    f"{target.input!r}, got {outputs}"
+                )
         if self._group is not None and not self._group.knows(target.input, self._count):
             raise Crash(
                 f"Redis holds no state of group {target.group!r} on topic {target.input!r}: "
@@ -114,12 +122,14 @@ class _Verification:
         for partition in range(self._count):
             self._partition(partition)
         self._strays.report(self._findings)
+        self._stray_alerts.report(self._findings)
         return self._findings
 
     def _partition(self, partition: int) -> None:
         target, findings = self._target, self._findings
         stored = self._group.read(target.input, partition) if self._group is not None else None
         output = self._log.extent(target.output, partition)
+        alerts = self._alert_extent(partition)
         self._letters.catch_up()
         source = self._log.extent(target.input, partition)
         letters = self._letters.about(partition)
@@ -133,8 +143,24 @@ class _Verification:
             done += 1
             self._progress(partition, done, total)
         check.finish()
+        self._check_alerts(place, refold, alerts)
         check_dead_letters(self._step.bundle, place, refold, letters, findings)
         self._tick(partition + 1, self._count, self._read)
+
+    def _alert_extent(self, partition: int) -> Extent | None:
+        topic = self._target.emit.alert_topic
+        return self._log.extent(topic, partition) if topic else None
+
+    def _check_alerts(self, place: Place, refold: Refold, extent: Extent | None) -> None:
+        """Compare a partition of the alert topic."""
+        if extent is None:
+            return
+        topic = self._target.emit.alert_topic
+        place = replace(place, output=topic, alerts=True)
+        check = OutputCheck(self._step.bundle, place, refold, self._findings, self._stray_alerts)
+        for message in self._log.read(topic, place.partition, extent.start, extent.end):
+            check.prediction(_offset(message), message.key(), message.value())
+        check.finish()
 
     def _begin(
         self, partition: int, stored: Stored | None, source: Extent, rejected: Container[int]
@@ -145,7 +171,7 @@ class _Verification:
             base = source.start if target.from_offset is None else target.from_offset
             floor, watermark, committed, resets, lost = 0, source.end, 0, 0, Lost()
         else:
-            check_bundle(stored, self._step.bundle)
+            check_bundle(stored, self._step.bundle, self._owner)
             base, watermark, lost = stored.number("#B"), stored.number("#W"), stored.lost
             floor, committed = stored.number_or("#F", 0), stored.number_or("#C", 0)
             resets = stored.number_or("#R", 0)
@@ -197,7 +223,7 @@ class _Verification:
     def _refold(self, begin: _Begin, stored: Stored | None, source: Extent, more: int) -> Refold:
         """Fold a partition's events and, at the watermark, compare the states."""
         place, findings = begin.place, self._findings
-        refold = Refold(self._step, begin.origin, self._target.passthrough)
+        refold = Refold(self._step, begin.origin, self._target.passthrough, self._rule)
         unchecked = stored
         total = max(source.end - place.base + more, 1)
         for record in self._records(begin, source):

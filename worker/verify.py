@@ -98,6 +98,7 @@ def _target(arguments: argparse.Namespace) -> Target:
         archive=arguments.archive,
         examples=arguments.examples,
         passthrough=config.worker.passthrough,
+        emit=config.emit,
     )
 
 

@@ -16,8 +16,10 @@ from live_worker import make_events
 from secured_serving import PASSWORD, Ended, SecuredServing
 
 from keyfold.worker.config import read_config
+from keyfold.worker.emit_settings import Emit
 from keyfold.worker.errors import SetUpError
 from keyfold.worker.topics import check_topics
+from local.services import grant
 
 LOGIN = {"auth", "client|setinfo", "select", "hello", "ping", "quit"}  # of every connection
 BACK_DOOR = {"hget", "info", "config|resetstat", "script|flush"}  # the test's own
@@ -74,6 +76,38 @@ def test_a_worker_whose_transactional_ids_are_not_allowed_says_so(secured: Secur
     name = f"{secured.serving.group}:{secured.serving.input}:"
     wanted = f"--operation Write --transactional-id {name} --resource-pattern-type prefixed"
     assert last.endswith(wanted), last
+
+
+@pytest.mark.parametrize("outputs", ["at-least-once", "exactly-once"])
+def test_a_worker_that_may_not_write_its_alert_topic_says_so(
+    secured: SecuredServing, outputs: str
+) -> None:
+    alerts = secured.names("alerts")
+    secured.kafka.create_topic(alerts, 2, None)
+    secured.allow("keyfold-worker", "keyfold-worker with exactly-once outputs")
+    secured.let_in(secured.redis_rules("keyfold-worker"))
+    secured.serving.send(make_events(20, 2))
+    # A condition that every prediction meets.
+    settings = {
+        "worker__outputs": outputs, "emit__alert_topic": alerts, "emit__field": "value",
+        "emit__above": -1e9,
+    }  # fmt: skip
+    line = one_line(secured.run("worker", secured.settings(**settings)), "keyfold-worker")
+    assert line.endswith(f"--operation Write --topic {alerts}"), line
+    right = grant(secured.user, "Write", "topic", alerts)
+    secured.kafka.allow([right])
+    secured.serve(**settings)
+    secured.serving.verify_clean(20, emit=Emit(above=-1e9, alert_topic=alerts))
+    # Taken away under a running worker.
+    worker = secured.worker(**settings)
+    secured.serving.wait_until(
+        lambda: "acquired at" in worker.log.read_text(), "its partitions", [worker]
+    )
+    secured.kafka.forbid([right])
+    secured.serving.send(make_events(20, 2, begin=100))
+    assert worker.wait(40) == 2, worker.log_tail()
+    last = worker.log_tail().splitlines()[-1]
+    assert last.endswith(f"--operation Write --topic {alerts}"), last
 
 
 @pytest.mark.parametrize("kind", ["input", "output"])

@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from keyfold.worker.emission import Emission, joined
 from keyfold.worker.emit import Destination, Emitter, Outputs
+from keyfold.worker.emit_settings import Emit
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition, Rules
-from keyfold.worker.pipeline import Pipeline
+from keyfold.worker.pipeline import Pipeline, Shown
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
@@ -117,6 +119,7 @@ class RecordingEmitter(Emitter):
     def __init__(self) -> None:
         super().__init__(lambda: None, Destination("in", "out", "dead", "b"))
         self.sent: list[tuple[int, bytes, dict[str, Any]]] = []  # partition, key, prediction
+        self.alerts: list[tuple[int, bytes, dict[str, Any]]] = []  # likewise, to the alert topic
         self.letters: list[tuple[int, int, str]] = []  # partition, offset, reason
         self.uptos: list[GroupOffset | None] = []  # of each send that ended well
         self.gate = asyncio.Event()
@@ -144,6 +147,8 @@ class RecordingEmitter(Emitter):
         for one in outputs:
             for key, payload in zip(one.keys, one.payloads, strict=True):
                 self.sent.append((partition, key, json.loads(payload)))
+            for key, payload in zip(one.alert_keys, one.alerts, strict=True):
+                self.alerts.append((partition, key, json.loads(payload)))
             self.letters += [(partition, d.offset, d.reason) for d in one.dead_letters]
 
     def ids(self) -> list[str]:
@@ -210,14 +215,18 @@ class Worker:
         self.store: Store = options.pop("store_class", Store).connect(
             url, 5.0, self.group, self._rules.exactly_once
         )
-        self.slots, self.metrics = Slots(manifest), Metrics()
+        self.emit: Emit = options.pop("emit", Emit())
+        rule = Emission.of(self.emit, manifest.outputs)
+        more = () if rule is None else rule.states
+        self.slots, self.metrics = Slots(manifest, more), Metrics()
         self.emitter: RecordingEmitter = (
             RecordingTransactions(log) if self._rules.exactly_once else RecordingEmitter()
         )
-        self.codec = StateCodec(manifest)
+        self.codec = StateCodec(manifest, more)
         self.pipeline = Pipeline(
-            model, self.slots, self.store, self.metrics, log.topic, options.pop("passthrough", ())
-        )
+            model, self.slots, self.store, self.metrics,
+            Shown(log.topic, options.pop("passthrough", ()), rule),
+        )  # fmt: skip
         self.crashes: list[BaseException] = []
         self.owners: dict[int, Owner] = {}
         settings = Settings(
@@ -225,10 +234,11 @@ class Worker:
             start=options.pop("start", "earliest"),
             save_every_s=options.pop("save_every_s", 0.0),
             nonce=options.pop("nonce", "me"),
-            bundle=options.pop("bundle", model.bundle.id),
+            bundle=options.pop("bundle", joined(model.bundle, rule)),
             reset_after_ms=manifest.events.reset_after_ms,
             frozen_after_s=options.pop("frozen_after_s", 10.0),
             emit_from=options.pop("emit_from", ""),
+            alert=self.emit.alert_topic,
         )  # fmt: skip
         self.shared = Surroundings(
             self.store, self.slots, self.codec, self.emitter, log, self.metrics, settings,

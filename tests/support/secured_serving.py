@@ -105,7 +105,7 @@ class SecuredServing:
 
     # -- settings ----------------------------------------------------------------------------------
 
-    def settings(self, **changes: str) -> Path:
+    def settings(self, **changes: Any) -> Path:
         """Write worker.toml; `changes` are section__name="text", "" leaves a setting out."""
         wanted: dict[str, dict[str, Any]] = {
             "kafka": {
@@ -129,14 +129,14 @@ class SecuredServing:
         }  # fmt: skip
         for name, value in changes.items():
             section, _, setting = name.partition("__")
-            wanted[section][setting] = value
+            wanted.setdefault(section, {})[setting] = value
         file = self.folder / "worker.toml"
         file.write_text(_toml(wanted), encoding="utf-8")
         return file
 
     # -- programs ----------------------------------------------------------------------------------
 
-    def worker(self, **changes: str) -> Child:
+    def worker(self, **changes: Any) -> Child:
         """Start a worker on its settings file."""
         command = [sys.executable, *self.serving.program, str(self.settings(**changes))]
         return Child(command, self.folder / f"worker-{time.monotonic_ns()}.log")
@@ -158,7 +158,7 @@ class SecuredServing:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - begin)
 
-    def serve(self, **changes: str) -> Child:
+    def serve(self, **changes: Any) -> Child:
         """Have a worker save all events that there are, and stop it in an orderly way."""
         worker = self.worker(**changes)
         try:

@@ -103,6 +103,32 @@ def test_start_that_is_not_set_is_a_warning(first: FirstRun) -> None:
     assert "worker.start is not set" in report.of("WARN", "settings")[0]
 
 
+def test_what_is_emitted_and_the_alert_topic_are_looked_at(
+    first: FirstRun, unique_name: Callable[[str], str]
+) -> None:
+    alerts = unique_name("alerts")
+    sets = ("emit.above=0.5", "emit.k=2", "emit.n=3", f"emit.alert_topic={alerts}")
+    assert "every prediction is emitted" in only(first.check()[1].of("ok", "emit"))
+    status, report = first.check(*sets)
+    assert status == 2
+    assert f"topic {alerts!r}: none that we may see; create it" in only(report.of("FAIL"))
+    first.serving.kafka.create_topic(alerts, 3, None)
+    assert f"topic {alerts!r}: expected 4 partitions" in only(first.check(*sets)[1].of("FAIL"))
+    first.serving.kafka.delete_topic(alerts)
+    alerts = unique_name("more-alerts")
+    first.serving.kafka.create_topic(alerts, 4, None)
+    status, report = first.check(*sets[:3], f"emit.alert_topic={alerts}")
+    assert (status, report.of("FAIL")) == (0, [])
+    assert only(report.of("ok", "emit")) == (
+        f"every prediction is emitted; it is an alert, to {alerts} too, when value is above 0.5 at "
+        "2 of the key's last 3 events; adds 8 bytes to the state of a key"
+    )
+    assert f"{alerts} 4" in only([t for t in report.of("ok", "topics") if "partitions each" in t])
+    status, report = first.check("emit.what=when", "emit.field=rul", "emit.above=1")
+    assert status == 2
+    assert report.of("FAIL", "emit") == ["emit.field: expected one of value, got 'rul'"]
+
+
 def test_bundle_that_was_altered_fails_and_the_rest_is_looked_at(
     first: FirstRun, tmp_path: Path
 ) -> None:

@@ -33,6 +33,16 @@ def test_output_with_another_number_of_partitions_is_refused() -> None:
         judge_topics({"in": 4, "out": 3, "dead": 1}, "in", "out", "dead")
 
 
+def test_the_alert_topic_is_judged_like_the_output() -> None:
+    counts = {"in": 4, "out": 4, "dead": 1}
+    with pytest.raises(TopicError, match="topic 'alerts': expected it to exist, got none"):
+        judge_topics(counts, "in", "out", "dead", "alerts")
+    said = "'alerts': expected 4 partitions like the input 'in', got 3"
+    with pytest.raises(TopicError, match=said):
+        judge_topics({**counts, "alerts": 3}, "in", "out", "dead", "alerts")
+    judge_topics({**counts, "alerts": 4}, "in", "out", "dead", "alerts")
+
+
 def test_broker_that_does_not_answer_is_named_in_one_line() -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     kafka = Kafka(address, "in", "out", session_timeout_s=0.5, request_timeout_s=1.0)
