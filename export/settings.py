@@ -40,7 +40,8 @@ def read(
 
     `environment` holds PREFIX_SECTION__NAME=value; `flags` are "section.name=value". NAME_FILE=path
     takes any setting from a file, wherever it stands: a field marked as a secret (metadata) can be
-    given as no flag but so, and no more can a URL with a password. Raises SettingsError by the setting's name.
+    given as no flag but so, nor can a URL with a password. Raises SettingsError by the setting's
+    name.
     """
     values: dict[str, dict[str, Any]] = {}
     where = str(file) if file is not None else "settings"

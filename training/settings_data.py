@@ -124,7 +124,8 @@ class Data:
 class Forecast:
     """Without a label: which later values are forecast, and how events are scored."""
 
-    fields: tuple[str, ...] = ()  # features; default: all numbers that are not standardise_by_key
+    # Features; default: all numbers that change within a key and are not standardise_by_key.
+    fields: tuple[str, ...] = ()
     horizons: tuple[int, ...] = (1,)  # events of the key ahead
     quantiles: tuple[float, ...] = ()  # such as 0.1, 0.5, 0.9; none: the mean alone
     anomaly: bool = True  # score each event by its distance from its forecast

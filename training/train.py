@@ -25,7 +25,7 @@ from keyfold.training.data import EventLog, build, read_chunks, read_log
 from keyfold.training.delayed import with_labels
 from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
 from keyfold.training.fit import Loss, cross_entropy, fit, forecast_error, squared_error
-from keyfold.training.forecast import calibrate, judge, learn_ahead, with_truth
+from keyfold.training.forecast import calibrate, changing, judge, learn_ahead, with_truth
 from keyfold.training.learned import finished, learn
 from keyfold.training.model import Scaling, learn_scaling
 from keyfold.training.model import build as build_network
@@ -109,10 +109,13 @@ def prepare(config: Config, console: Console, chunks: Sequence[Chunk] | None = N
     log = with_labels(read_log(config, chunks), config)
     show.log(log, console)
     # Only what counts for training teaches: split by time, that part has no later events.
-    log = learn(log, split(log.sequences, config.split).train)
+    train_part = split(log.sequences, config.split).train
+    log = learn(log, train_part)
     if not config.data.label:
         settings = config.forecast
-        log = with_truth(log, Forecast(log.targets, settings.horizons, settings.quantiles))
+        fields = settings.fields or changing(log, train_part)
+        show.steady(log, fields, console)
+        log = with_truth(log, Forecast(fields, settings.horizons, settings.quantiles))
     parts = split(log.sequences, config.split)
     chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
     chosen = {name: part for name, part in chosen.items() if part.events}

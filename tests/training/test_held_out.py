@@ -92,3 +92,20 @@ def test_scales_and_threshold_of_anomalies_are_those_of_the_validation_part(
 
     assert anomaly("train", "test") == anomaly()
     assert anomaly("validation").scales[0] > 900
+
+
+def test_what_never_changes_within_a_key_is_no_input_to_forecast_unless_it_is_named(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        {"key": key, "t": place, "a": place % 7, "size": size}
+        for place in range(EACH)
+        for key, size in zip(KEYS, (1.0, 2.0, 3.0, 4.0), strict=True)
+    ]
+    file = tmp_path / "sizes.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    data = Data(features=("a", "size"), time_field="t", files=(str(file),))
+    for named, expected in (((), ("a",)), (("a", "size"), ("a", "size"))):
+        study = prepare(Config(data, SPLITS["key"], forecast=Forecast(named)), Console(quiet=True))
+        assert study.outputs.forecast is not None
+        assert study.outputs.forecast.fields == expected

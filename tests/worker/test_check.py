@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -283,28 +283,39 @@ def test_redis_that_is_nearly_full_is_a_warning(first: FirstRun) -> None:
 
 
 @pytest.fixture
-def user(own_valkey: Valkey) -> Iterator[Callable[..., str]]:
-    """Return a function that makes an ACL user and returns its URL."""
+def user(own_valkey: Valkey, tmp_path: Path) -> Iterator[Callable[..., dict[str, str]]]:
+    """Return a function that makes an ACL user and returns the settings that name it."""
     with own_valkey.client() as client:
 
-        def make(rules: str, password: str = "right") -> str:
+        def make(rules: str, password: str = "right") -> dict[str, str]:
             client.execute_command("ACL", "SETUSER", "kf", "reset", "on", ">right", *rules.split())
-            return f"redis://kf:{password}@{own_valkey.address}/0"
+            secret = tmp_path / "password"
+            secret.write_text(password)
+            return {
+                "redis.url": f"redis://{own_valkey.address}/0", "redis.username": "kf",
+                "redis.password_file": str(secret),
+            }  # fmt: skip
 
         yield make
 
 
+def flags(settings: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
 def test_wrong_redis_password_fails_without_showing_it(
-    first: FirstRun, user: Callable[..., str]
+    first: FirstRun, user: Callable[..., dict[str, str]]
 ) -> None:
-    status, report = first.check(f"redis.url={user('~* +@all', 'guessed-wrong')}")
+    status, report = first.check(*flags(user("~* +@all", "guessed-wrong")))
     assert status == 2
     assert "Redis refuses 'kf': expected the name and the password" in only(report.of("FAIL"))
     assert "guessed-wrong" not in "\n".join(report.lines)
 
 
-def test_missing_redis_rights_are_named(first: FirstRun, user: Callable[..., str]) -> None:
-    status, report = first.check(f"redis.url={user('~* +@all -hset -hlen')}")
+def test_missing_redis_rights_are_named(
+    first: FirstRun, user: Callable[..., dict[str, str]]
+) -> None:
+    status, report = first.check(*flags(user("~* +@all -hset -hlen")))
     assert status == 2
     text = only(report.of("FAIL", "rights"))
     name = first.serving.hash_name(0)
@@ -313,23 +324,24 @@ def test_missing_redis_rights_are_named(first: FirstRun, user: Callable[..., str
 
 
 def test_redis_user_without_the_group_s_names_fails(
-    first: FirstRun, user: Callable[..., str]
+    first: FirstRun, user: Callable[..., dict[str, str]]
 ) -> None:
-    status, report = first.check(f"redis.url={user('~other:* +@all')}")
+    status, report = first.check(*flags(user("~other:* +@all")))
     assert status == 2
     assert "allow" in only(report.of("FAIL", "rights"))
 
 
 def test_rights_that_are_told_are_enough_for_a_worker(
-    first: FirstRun, user: Callable[..., str]
+    first: FirstRun, user: Callable[..., dict[str, str]]
 ) -> None:
-    url = user(granted(first))
+    settings = user(granted(first))
     first.serving.send(make_events(50, 5))
-    status, report = first.check(f"redis.url={url}")
+    status, report = first.check(*flags(settings))
     assert (status, report.of("FAIL")) == (0, [])
-    with first.serving.running(redis__url=url) as worker:
+    under_scored = {name.replace(".", "__"): value for name, value in settings.items()}
+    with first.serving.running(**under_scored) as worker:
         first.serving.wait_saved([worker])
-    assert first.check(f"redis.url={url}")[0] == 0
+    assert first.check(*flags(settings))[0] == 0
 
 
 def test_what_the_settings_and_the_bundle_need_is_asked_for(tmp_path: Path) -> None:
@@ -459,6 +471,15 @@ def test_key_that_is_not_the_bundle_s_key_field_fails_with_two_ways_out(first: F
     assert "the record key is not the field 'key' in 2 of 3 records" in text
     assert "let the producers set it as the record key" in text
     assert f"keyfold-worker repartition {first.file} --from THEIR_TOPIC" in text
+
+
+def test_records_without_the_key_field_are_counted_beside_the_others(first: FirstRun) -> None:
+    event = json.dumps({**json.loads(EVENT), "key": 7.0}).encode()
+    first.serving.send([(b"7", event)] * 3 + [(b"x", EVENT)] * 2)
+    status, report = first.check()
+    assert status == 0
+    assert "the record key is the field 'key' in all 3 records" in report.of("ok", "keys")
+    assert "2 of 5 records have no text or number 'key'" in only(report.of("WARN", "keys"))
 
 
 def test_key_that_is_the_bundle_s_key_field_is_told(first: FirstRun) -> None:

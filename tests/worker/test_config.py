@@ -91,9 +91,37 @@ def test_setting_that_cannot_be_meant_is_refused_by_name(flag: str) -> None:
 )
 def test_wrong_redis_url_is_refused_at_start_without_showing_it(url: str) -> None:
     with pytest.raises(SettingsError, match=r"redis\.url") as caught:
-        Store.connect(read(f"redis.url={url}").redis.url, 5.0, "group")
+        Store.connect(read(KEYFOLD_REDIS__URL=url).redis.url, 5.0, "group")
     assert "hunter2" not in str(caught.value)
     assert "hun" not in str(caught.value)
+
+
+LOGINS = (
+    "redis://user:hunter2@host:6379/0",
+    "redis://:hunter2@host",
+    "rediss+sentinel://user:hunter2@h:1,h:2/service",
+    "redis://host/0?password=hunter2",
+    "unix:///run/redis.sock?db=0&password=hunter2",
+)
+
+
+@pytest.mark.parametrize("url", LOGINS)
+def test_redis_url_with_a_password_is_refused_as_a_flag(url: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(f"redis.url={url}")
+    assert str(caught.value) == (
+        "--set redis.url: everybody on this machine can see a flag (ps); give redis.url_file, or "
+        "an environment variable"
+    )
+    file = tmp_path / "url"
+    file.write_text(url)
+    for config in (read(KEYFOLD_REDIS__URL=url), read(f"redis.url_file={file}")):
+        assert config.redis.url == url
+
+
+@pytest.mark.parametrize("url", ["redis://user@h:6379/0", "redis+sentinel://h:1,i:2/service"])
+def test_redis_url_without_a_password_may_be_a_flag(url: str) -> None:
+    assert read(f"redis.url={url}").redis.url == url
 
 
 def test_settings_are_frozen() -> None:

@@ -413,9 +413,12 @@ def test_a_worker_frozen_beyond_its_session_stops_when_it_wakes(serving: Serving
     serving.verify_clean(len(events))
 
 
-def test_a_redis_that_refuses_the_password_is_named_without_showing_it(serving: Serving) -> None:
-    url = serving.valkey.url.replace("redis://", "redis://nobody:hunter2@")
-    worker = serving.worker(redis__url=url)
+def test_a_redis_that_refuses_the_password_is_named_without_showing_it(
+    serving: Serving, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter2")
+    worker = serving.worker(redis__username="nobody", redis__password_file=file)
     assert worker.wait(30) == 2, worker.log_tail()
     assert "redis.username, redis.password: Redis refuses 'nobody'" in worker.log_tail()
     assert "hunter2" not in worker.log.read_text()

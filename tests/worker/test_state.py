@@ -216,9 +216,12 @@ def test_a_key_that_is_no_base64_is_named(
 
 
 def test_without_redis_the_answer_is_one_line_without_the_password(
-    case: StateCase, capsys: pytest.CaptureFixture[str]
+    case: StateCase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert case.run("list", redis__url="redis://me:secret@127.0.0.1:1/0") == 2
+    file = tmp_path / "password"
+    file.write_text("secret")
+    login = {"redis__username": "me", "redis__password_file": str(file)}
+    assert case.run("list", redis__url="redis://127.0.0.1:1/0", **login) == 2
     err = capsys.readouterr().err
     assert err.startswith("keyfold-state: Redis at redis://127.0.0.1:1/0: ")
     assert "secret" not in err

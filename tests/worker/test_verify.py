@@ -47,6 +47,15 @@ def test_a_missing_setting_is_one_line_and_status_2(capsys: pytest.CaptureFixtur
     assert error.count("\n") == 1
 
 
+def test_a_redis_url_with_a_password_is_refused_as_a_flag(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["--redis", "redis://user:hunter2@h:6379/0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "everybody on this machine can see a flag (ps); give redis.url_file" in line
+    assert "hunter2" not in line
+
+
 def test_an_offset_is_refused_where_redis_knows_it(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
