@@ -185,7 +185,8 @@ bundle = {bundle}
 #   -7d, or a time such as 2026-01-31T06:00:00Z
 start = "earliest"
 #emit_from = "now"             # a new group folds silently up to there, then emits
-#passthrough = ["time"]         # members of the event that its prediction repeats (null above 64 KiB)
+# members of the event that its prediction repeats as "event" (null above 64 KiB):
+#passthrough = ["time"]
 #outputs = "exactly-once"      # one transaction per turn; default: at-least-once
 #on_bundle_change = "rebuild"  # states of another bundle: halt (default), rebuild, reset
 #save_every_ms = 100           # 0 (default): save after each micro-batch
