@@ -162,6 +162,8 @@ class KafkaSide:
             yield ok(f"{name} is new: nobody has used it")
         elif not members:
             yield ok(f"{name} has no members now")
+        elif not assignor:
+            yield warn(f"{name} has {members} members and is rebalancing: look again in a moment")
         elif assignor != ASSIGNOR:
             yield fail(
                 f"{name} has {members} members that are no keyfold workers (assignor "

@@ -115,7 +115,10 @@ class RecordSide:
         elif found.records:
             yield ok(f"the record key is the field {field!r} in all {found.records} records")
         elif configured:
-            yield warn(f"kafka.key_field: no record has a field {field!r}")
+            yield fail(
+                f"kafka.key_field: no record has text or a number in {field!r}: the name of the "
+                "field that is to be the record key is expected"
+            )
         if found.records and found.without:
             yield warn(
                 f"{found.without} of {found.records + found.without} records have no text or "

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from redis import Redis as Client
 from redis.cluster import RedisCluster
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from keyfold.export.bundle import Manifest
 from keyfold.worker.check_report import Finding, fail, ok, warn, within
@@ -22,6 +22,7 @@ from keyfold.worker.errors import Crash
 from keyfold.worker.handover_store import handover_name
 from keyfold.worker.redis_client import connect_sync, without_password
 from keyfold.worker.redis_refusals import check_redis
+from keyfold.worker.samples import open_log
 from keyfold.worker.state_survey import Survey, survey
 from keyfold.worker.store import partition_name
 from keyfold.worker.store_admin import Admin
@@ -105,6 +106,8 @@ class RedisSide:
             for key, listed in wanted:
                 names = client.eval(_RIGHTS, 1, key, json.dumps(listed))
                 refused += [f"{name.decode()} {key}" for name in names]
+            if not self._may_call_scripts(client, wanted[0][0]):
+                refused.append("EVALSHA")
         except NoPermissionError as error:
             raise Crash(f"{error}; allow it: {advice}") from error
         except ResponseError as error:
@@ -113,6 +116,16 @@ class RedisSide:
             yield fail(f"Redis' ACL forbids this user {', '.join(refused)}; allow it: {advice}")
             return
         yield ok(f"this user may do all that a worker does, on {wanted[0][0]} and its like")
+
+    @staticmethod
+    def _may_call_scripts(client: Any, key: str) -> bool:
+        try:
+            client.evalsha("0" * 40, 1, key)  # of no script: only the right is asked
+        except NoScriptError:
+            return True
+        except NoPermissionError:
+            return False
+        return True
 
     def states(self, file: str) -> Iterator[Finding]:
         """Look at the states that the group has, and at what would make a worker halt."""
@@ -125,6 +138,8 @@ class RedisSide:
         problems = [(p.number, why) for p in found.places for why in found.problems(p)]
         if not problems:
             yield ok(_held(found, group))
+            if all(place.held is None for place in found.places):
+                yield from self._emitted_before()
             return
         for number, why in problems[:SHOWN]:
             yield fail(f"partition {number} would HALT: {why}")
@@ -133,6 +148,22 @@ class RedisSide:
             f"{more}use another kafka.group for this bundle, or see keyfold-state list {file} and "
             "the README's table of HALTs"
         )
+
+    def _emitted_before(self) -> Iterator[Finding]:
+        """Warn of predictions in the output topic that a new group would emit once more."""
+        kafka, worker = self._config.kafka, self._config.worker
+        if worker.emit_from or worker.start == "latest":
+            return
+        try:
+            with open_log(self._config) as log:
+                extents = [log.extent(kafka.output, n) for n in range(log.partitions(kafka.output))]
+        except Crash:
+            return  # a worker may do without the right to look
+        if any(extent.end > extent.start for extent in extents):
+            yield warn(
+                f"{kafka.output} holds predictions, yet group {kafka.group} is new: it would "
+                "predict the same events again; right group? or set worker.emit_from"
+            )
 
     def _connect(self) -> Any:
         if self._client is None:

@@ -85,7 +85,7 @@ def _serve(words: list[str]) -> int:
         from keyfold.worker.health import check_port
         from keyfold.worker.key_field import expect_key_field
         from keyfold.worker.last_words import LastWords
-        from keyfold.worker.redis_refusals import await_redis
+        from keyfold.worker.redis_refusals import check_redis
         from keyfold.worker.stop_after import stop_after
         from keyfold.worker.topics import check_topics
 
@@ -96,7 +96,7 @@ def _serve(words: list[str]) -> int:
         app = create_app(config, file)
         topics = check_topics(config.kafka, config.connection, config.emit.alert_topic)
         loop.run_until_complete(topics)
-        loop.run_until_complete(await_redis(config.redis.access, config.redis.timeout_s))
+        loop.run_until_complete(check_redis(config.redis.access, config.redis.timeout_s))
         expect_key_field(config, app.model.bundle.manifest.events, file)
         if arguments.max_events:
             stop_after(app.pipeline, arguments.max_events)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from keyfold.worker.errors import Crash
 from keyfold.worker.example_events import KEY, Example, example_events
@@ -25,6 +26,11 @@ def main(argv: list[str]) -> int:
     out: Path = given.out
     if out.exists() and not given.force:
         raise Crash(f"{out}: exists already; --force replaces it, --out FILE writes another")
+    if ":" in urlsplit(given.redis).netloc.rpartition("@")[0]:
+        raise Crash(
+            "--redis: expected a URL without a password, which `ps` would show: name "
+            f"redis.username and redis.password_file in {out} instead"
+        )
     model = Model.load(given.bundle)
     names = Names(
         given.bundle, given.brokers, given.input, given.output or f"{given.input}-predictions",

@@ -8,7 +8,6 @@ the commands.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 import ssl
@@ -21,11 +20,7 @@ from keyfold.worker.errors import RedisRefuses
 from keyfold.worker.redis_client import connect, primaries
 from keyfold.worker.redis_url import Access, parse_url
 
-log = logging.getLogger(__name__)
-
 KNOCK_S = 3.0  # at one server
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # between questions to a Redis that does not answer
-MOST_SHOWN = 200  # of what its client says, in a log line
 # Redis' words for what an ACL forbids, also when a script of ours tries it.
 NO_COMMAND = re.compile(r"no permissions to run the '([^']+)' command|can't run this command")
 NAMED = re.compile(r"User (\S+) has no permissions")
@@ -83,22 +78,8 @@ def why_shut_out(access: Access) -> str | None:
     return None
 
 
-async def await_redis(access: Access, timeout_s: float) -> None:
-    """Return when Redis answers: a worker without one would only keep others from the partitions.
-
-    Raises RedisRefuses when a setting or an ACL has to be another one first.
-    """
-    pause_s = FIRST_PAUSE_S
-    while away := await check_redis(access, timeout_s):
-        log.warning(
-            "redis.url: no answer (%s); the group is joined when there is one", away[:MOST_SHOWN]
-        )
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-async def check_redis(access: Access, timeout_s: float) -> str:
-    """Ask Redis once whether it lets us in; return why it is away, "" when it answers.
+async def check_redis(access: Access, timeout_s: float) -> None:
+    """Ask Redis once whether it lets us in; one that is away is waited for later.
 
     Raises RedisRefuses when a setting or an ACL has to be another one first.
     """
@@ -110,10 +91,8 @@ async def check_redis(access: Access, timeout_s: float) -> str:
         why = why_denied(error, access) or await asyncio.to_thread(why_shut_out, access)
         if why is not None:
             raise RedisRefuses(why) from error
-        return str(error) or type(error).__name__
     finally:
         await client.aclose()
-    return ""
 
 
 def _tls(access: Access, plain: socket.socket, host: str, port: int) -> str | None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FETCH_S = 0.2  # longest wait for records, so that a stop is heard
 CHUNK = 1000  # records of one transaction, at most
 AHEAD = 5000  # records of a partition that wait for those of others; then it is paused
+PATIENCE = 3  # session timeouts: a dead instance's partitions are given to others after one
 REPORT_S = 10.0  # between two lines about what was done
 FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 FORBIDDEN = {
@@ -54,6 +55,7 @@ class Session:
     def __init__(self, config: Config, work: Work) -> None:
         self._work, self._connection = work, config.connection
         self._timeout_s = config.kafka.request_timeout_s
+        self._patience_s = PATIENCE * config.kafka.session_timeout_s  # with other instances
         self._merge: Merge[Message] = Merge()
         self._ours: list[int] = []  # partitions given to us by the group
         self._paused: set[int] = set()
@@ -111,7 +113,7 @@ class Session:
 
         Raises Again, SetUpError.
         """
-        reported = time.monotonic()
+        reported = asked = begun = time.monotonic()
         taken: Sequence[tuple[int, Message]] = ()
         while not stop.asked:
             self._fetch(0.0 if len(taken) == CHUNK else FETCH_S)
@@ -119,12 +121,41 @@ class Session:
             taken = self._merge.take(CHUNK)
             if taken:
                 self._move(taken)
-            elif once and self._ours and self._merge.done():
-                return
+                begun = time.monotonic()
+            elif once and self._merge.done() and time.monotonic() - asked > FETCH_S:
+                asked = time.monotonic()
+                if self._is_all_moved(waited_s=asked - begun):
+                    return
             self._hold_back()
             if time.monotonic() - reported > REPORT_S:
                 reported = time.monotonic()
                 log.info("%s", self._work)
+
+    def _is_all_moved(self, waited_s: float) -> bool:
+        """Say whether the partitions that others have are at their ends like ours.
+
+        Those of an instance that died come to us soon. Raises SetUpError when they stay behind.
+        """
+        source = self._work.source
+        try:
+            known = self._consumer.list_topics(source, self._timeout_s).topics[source].partitions
+            others = [TopicPartition(source, n) for n in known if n not in self._ours]
+            places = self._consumer.committed(others, self._timeout_s) if others else []
+            behind = [p.partition for p in places if max(p.offset, 0) < self._end(p)]
+        except KafkaException as error:
+            self._fail("committed positions", error)
+        if behind and waited_s > self._patience_s:
+            numbers = ", ".join(map(str, sorted(behind)))
+            raise SetUpError(
+                f"--once: partitions {numbers} of {source} are another instance's and hold records "
+                "that are not moved yet: run this again when that one has ended"
+            )
+        return not behind
+
+    def _end(self, place: TopicPartition) -> int:
+        """Return a partition's end, 0 when it holds nothing."""
+        low, high = self._consumer.get_watermark_offsets(place, self._timeout_s)
+        return int(high) if high > low else 0
 
     # -- consuming ---------------------------------------------------------------------------------
 

@@ -15,10 +15,8 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.worker.model import Model
 from keyfold.worker.protocol import Phase
-from keyfold.worker.redis_refusals import await_redis, check_redis
-from keyfold.worker.redis_url import Access
 from keyfold.worker.surroundings import raise_if_refused
-from local.services import ApacheKafka, Valkey, free_ports
+from local.services import ApacheKafka, Valkey
 
 
 def test_a_session_timeout_that_the_brokers_refuse_is_named(
@@ -30,38 +28,6 @@ def test_a_session_timeout_that_the_brokers_refuse_is_named(
     assert worker.wait(60) == 2, worker.log_tail()
     assert "kafka.session_timeout_s: expected what the brokers allow" in worker.log_tail()
     serving.redis.close()
-
-
-def test_a_worker_that_never_reached_its_redis_takes_no_partition_from_others(
-    tmp_path: Path, real_kafka: ApacheKafka, own_valkey: Valkey, unique_name: Callable[[str], str]
-) -> None:
-    serving = Serving(tmp_path, real_kafka, own_valkey, make_tiny_bundle(tmp_path), unique_name)
-    (nobody,) = free_ports(1)
-    good, lost = serving.worker(), serving.worker(redis__url=f"redis://127.0.0.1:{nobody}/0")
-    try:
-        line = "the group is joined when there is one"
-        serving.wait_until(lambda: line in lost.log_tail(), "its line", [good, lost])
-        serving.send(make_events(40, 8))
-        serving.wait_saved([good, lost])
-        assert "acquire" not in lost.log_tail()
-    finally:
-        good.stop()
-        lost.stop()
-        serving.redis.close()
-
-
-def test_a_worker_that_waits_for_its_redis_goes_on_when_it_comes(own_valkey: Valkey) -> None:
-    access = Access(own_valkey.url)
-    own_valkey.stop()
-
-    async def main() -> None:
-        waiting = asyncio.create_task(await_redis(access, 1.0))
-        assert await check_redis(access, 1.0)
-        assert not waiting.done()
-        await asyncio.to_thread(own_valkey.start)
-        await asyncio.wait_for(waiting, 30)
-
-    asyncio.run(main())
 
 
 def test_a_worker_frozen_in_the_middle_of_acquire_asks_again_before_it_takes_the_fence(

@@ -323,6 +323,26 @@ def test_missing_redis_rights_are_named(
     assert granted(first) in text
 
 
+def test_redis_user_that_may_call_no_stored_script_fails(
+    first: FirstRun, user: Callable[..., dict[str, str]]
+) -> None:
+    status, report = first.check(*flags(user("~* +@all -evalsha")))
+    assert status == 2
+    assert "forbids this user EVALSHA; allow it: ACL SETUSER kf" in only(
+        report.of("FAIL", "rights")
+    )
+
+
+def test_predictions_of_another_group_in_the_output_topic_are_a_warning(first: FirstRun) -> None:
+    first.serving.send(make_events(20, 3))
+    first.serving.send_to(first.serving.output, [(b"k", b"{}")])
+    status, report = first.check()
+    assert status == 0
+    text = only(report.of("WARN", "states"))
+    assert f"{first.serving.output} holds predictions, yet group" in text
+    assert not first.check("worker.emit_from=now")[1].of("WARN", "states")
+
+
 def test_redis_user_without_the_group_s_names_fails(
     first: FirstRun, user: Callable[..., dict[str, str]]
 ) -> None:
@@ -480,6 +500,14 @@ def test_records_without_the_key_field_are_counted_beside_the_others(first: Firs
     assert status == 0
     assert "the record key is the field 'key' in all 3 records" in report.of("ok", "keys")
     assert "2 of 5 records have no text or number 'key'" in only(report.of("WARN", "keys"))
+
+
+def test_key_field_that_no_record_has_fails(first: FirstRun) -> None:
+    first.serving.send(make_events(20, 3))
+    status, report = first.check("kafka.key_field=machine")
+    assert status == 2
+    text = "kafka.key_field: no record has text or a number in 'machine'"
+    assert text in " ".join(report.of("FAIL"))
 
 
 def test_key_that_is_the_bundle_s_key_field_is_told(first: FirstRun) -> None:

@@ -188,7 +188,8 @@ def test_repartition_does_with_its_grants(secured: SecuredServing) -> None:
     name, needed = raw_topic(secured)
     secured.granted += needed
     secured.kafka.allow(needed)
-    ended = secured.run("worker", "repartition", secured.settings(), "--from", name, "--once")
+    words = ("--from", name, "--once", "--from-start")  # its target holds records already
+    ended = secured.run("worker", "repartition", secured.settings(), *words)
     assert ended.status == 0, ended.err
     assert PASSWORD not in ended.err
     assert sum(secured.serving.ends().values()) >= 40 + 50
@@ -200,7 +201,8 @@ def test_repartition_names_the_right_that_it_lacks(secured: SecuredServing, miss
     lacking = needed.pop(missing)
     secured.granted += needed
     secured.kafka.allow(needed)
-    ended = secured.run("worker", "repartition", secured.settings(), "--from", name, "--once")
+    words = ("--from", name, "--once", "--from-start")  # its target holds records already
+    ended = secured.run("worker", "repartition", secured.settings(), *words)
     assert ended.status == 2, ended.err
     last = ended.err.splitlines()[-1]
     assert last.startswith("keyfold-worker repartition: ")

@@ -49,6 +49,17 @@ def test_file_is_valid_as_it_stands(init: Callable[..., tuple[int, Path]], bundl
     assert (config.kafka.input, config.kafka.output) == ("events", "events-predictions")
 
 
+def test_password_as_a_flag_is_refused_and_not_written(
+    init: Callable[..., tuple[int, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, file = init("--redis", "rediss://kf:guess-me@other:1/3")
+    assert status == 2
+    assert not file.exists()
+    said = capsys.readouterr().err
+    assert "redis.password_file in worker.toml" in said
+    assert "guess-me" not in said
+
+
 def test_what_was_given_stands_in_the_file(init: Callable[..., tuple[int, Path]]) -> None:
     words = ["--brokers", "a:1,b:2", "--input", "pumps", "--output", "out", "--group", "g"]
     status, file = init(*words, "--redis", "redis://other:1/3")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -231,6 +231,26 @@ def test_two_instances_share_the_partitions_and_survive_each_other(
     assert two.exit_code == 0, two.log_tail()
     finish(first, raw, "--instance", "a", *short)
     compare(first, raw)
+
+
+def test_done_is_not_said_while_another_instance_holds_what_was_not_moved(
+    first: FirstRun, raw: str
+) -> None:
+    fill(first, raw, 300)
+    first.settings["kafka"]["session_timeout_s"] = 6.0
+    first.write()
+    group, given = f"{first.serving.group}-repartition", list[TopicPartition]()
+    holder = Consumer({"bootstrap.servers": first.serving.kafka.address, "group.id": group})
+    holder.subscribe([raw], on_assign=lambda _, where: given.extend(where))
+    child = start(first, raw, "--once")
+    deadline = time.monotonic() + 90
+    while child.exit_code is None and time.monotonic() < deadline:
+        holder.poll(0.1)
+    assert child.wait(1) == 2, child.log_tail()
+    assert "another instance's and hold records that are not moved yet" in child.log_tail()
+    holder.close()
+    finish(first, raw)
+    assert compare(first, raw)
 
 
 def test_second_of_the_same_name_ends_the_first_in_one_line(first: FirstRun, raw: str) -> None:
