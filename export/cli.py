@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["inspect"]:
             return _inspect(arguments[1:])
         if arguments[:1] == ["wrap"]:
-            from keyfold.export import wrap
+            from keyfold.export.wrap import cli as wrap
 
             return wrap.main(arguments[1:])
         return _export(arguments)

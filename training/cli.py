@@ -63,7 +63,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _init(arguments: list[str]) -> int:
-    from keyfold.training import init
+    from keyfold.training.init import cli as init
 
     return init.main(arguments)
 

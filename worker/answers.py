@@ -14,12 +14,12 @@ from typing import Any
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from keyfold.worker import beginning, phases
-from keyfold.worker.handover_store import HandoverStore
+from keyfold.worker.handover.store import HandoverStore
+from keyfold.worker.kafka.topics import judge_topics
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Question, Questions
 from keyfold.worker.protocol import Beginning, Fence, Phase, Refused, Topic
 from keyfold.worker.surroundings import Surroundings, retrying
-from keyfold.worker.topics import judge_topics
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from typing import Any
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
 
-from keyfold.worker import health
 from keyfold.worker.beginning import HANDOVER
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.consumer_thread import ASK_S, faust_log
@@ -28,18 +27,19 @@ from keyfold.worker.emission import Emission, joined
 from keyfold.worker.emit import Destination, Emitter
 from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
+from keyfold.worker.kafka.rights import named_refusal
+from keyfold.worker.liveness import health
+from keyfold.worker.liveness.watchdog import Watchdog, Watched, reading
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline, Shown
-from keyfold.worker.rights import named_refusal
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
 from keyfold.worker.surroundings import Settings, Surroundings, retrying
 from keyfold.worker.transactions import Transactions
-from keyfold.worker.watchdog import Watchdog, Watched, reading
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from keyfold.worker.errors import SetUpError
 
 EX_USAGE = 2
 EX_INTERRUPTED = 130  # as a shell says it of SIGINT
-COMMANDS = {"init": "init_config", "check": "check", "repartition": "repartition"}
+COMMANDS = {"init": "first_day.init", "check": "check.cli", "repartition": "repartition.cli"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,12 +82,12 @@ def _serve(words: list[str]) -> int:
         config = read_config(arguments.config, arguments.set)
         # Imported late: --help and a wrong setting answer at once.
         from keyfold.worker.app import EX_CRASH, create_app
-        from keyfold.worker.health import check_port
+        from keyfold.worker.first_day.stop_after import stop_after
+        from keyfold.worker.kafka.topics import check_topics
         from keyfold.worker.key_field import expect_key_field
-        from keyfold.worker.last_words import LastWords
-        from keyfold.worker.redis_refusals import check_redis
-        from keyfold.worker.stop_after import stop_after
-        from keyfold.worker.topics import check_topics
+        from keyfold.worker.liveness.health import check_port
+        from keyfold.worker.liveness.last_words import LastWords
+        from keyfold.worker.redis.refusals import check_redis
 
         check_port(config.worker.web_port)
 
@@ -133,7 +133,7 @@ def _serve(words: list[str]) -> int:
 
 def _dry_run(arguments: argparse.Namespace, file: str) -> int:
     config = read_config(arguments.config, arguments.set)
-    from keyfold.worker.dry_run import dry_run
+    from keyfold.worker.first_day.dry_run import dry_run
 
     return dry_run(config, file, arguments.max_events)
 
@@ -163,7 +163,7 @@ def _logging(level: str) -> dict[str, object]:
         "formatters": {
             "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
         },
-        "filters": {"ours": {"()": "keyfold.worker.last_words.Ours"}},
+        "filters": {"ours": {"()": "keyfold.worker.liveness.last_words.Ours"}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",

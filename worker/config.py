@@ -17,7 +17,7 @@ from keyfold.export.connection import SECRET, Connection, Security
 from keyfold.export.settings import SettingsError
 from keyfold.worker.beginning import problem_with_emit_from, problem_with_start
 from keyfold.worker.emit_settings import Emit
-from keyfold.worker.redis_url import Access
+from keyfold.worker.redis.url import Access
 
 __all__ = ["Config", "Emit", "Kafka", "Redis", "SettingsError", "Worker", "read_config"]
 

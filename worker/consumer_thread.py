@@ -23,7 +23,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from keyfold.worker.farewell import end_at_once
+from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.protocol import GroupOffset
 
 # Faust's services tell their life by this logger; worker/cli.py lets its warnings through.

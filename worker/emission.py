@@ -4,7 +4,7 @@ Owns the rule of section [emit]: the value it looks at, the condition at k of th
 events, the change since the key's last emitted prediction; and the tensors of a key's state that
 remember them, so that no crash, replay or eviction changes what is emitted. Pure numpy; the same
 events give the same verdicts however they are grouped into calls. Called by worker/fold.py;
-keyfold-verify has the rule once more in worker/offline_emit.py.
+keyfold-verify has the rule once more in worker/verify/offline_emit.py.
 
 The memory goes on at every step, also where nothing is emitted (a replay, below emit_from, while
 another group has the outputs). A reject changes nothing; a key that starts cold has no memory.

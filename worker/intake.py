@@ -34,10 +34,10 @@ from faust.types import TP
 from keyfold.worker.consumer_thread import FETCH_WAIT_S, ConsumerThread, faust_log
 from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.errors import Crash, SetUpError
-from keyfold.worker.farewell import end_at_once
+from keyfold.worker.kafka.farewell import end_at_once
+from keyfold.worker.kafka.topics import TopicIds
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
-from keyfold.worker.topics import TopicIds
 
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0

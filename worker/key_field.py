@@ -1,8 +1,8 @@
 """Is the record's key the field of the event that should be the key?
 
 Owns reading that field (kafka.key_field, else the bundle's) out of records and what is said where
-the two differ. It moves no record: worker/repartition.py does. Called by worker/cli.py before a
-worker joins, worker/check_records.py and worker/repartition.py.
+the two differ. It moves no record: worker/repartition/cli.py does. Called by worker/cli.py before a
+worker joins, worker/check/records.py and worker/repartition/cli.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keyfold.export.hook import json_of
 from keyfold.export.members import SCALAR, Members
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Reject, SetUpError
-from keyfold.worker.samples import Taken, both_ends, open_log, spread
+from keyfold.worker.kafka.samples import Taken, both_ends, open_log, spread
 
 PARTITIONS, LOOKED_AT = 16, 20  # looked at when a worker starts, and records at each end of them
 

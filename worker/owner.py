@@ -21,7 +21,7 @@ from keyfold.worker import phases
 from keyfold.worker.answers import Answers
 from keyfold.worker.emit import Outputs
 from keyfold.worker.errors import Crash
-from keyfold.worker.listener import PROPOSAL_S, Listener
+from keyfold.worker.handover.listener import PROPOSAL_S, Listener
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Questions
 from keyfold.worker.protocol import Held, Phase, Record, Topic

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from keyfold.worker.errors import NotOwner, StartUnset
 from keyfold.worker.halts import Halts
-from keyfold.worker.handover import Cursors, Handovers, Voice
+from keyfold.worker.handover.ownership import Cursors, Handovers, Voice
 from keyfold.worker.protocol import (
     Acquired,
     Beginning,

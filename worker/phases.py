@@ -12,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from keyfold.worker.handover import Handovers
+from keyfold.worker.handover.ownership import Handovers
 from keyfold.worker.partition import Partition
 from keyfold.worker.protocol import (
     Acquired,

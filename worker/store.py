@@ -31,7 +31,7 @@ from keyfold.worker.protocol import (
     SavePlan,
     Topic,
 )
-from keyfold.worker.redis_client import Access, Script, connect, primaries
+from keyfold.worker.redis.client import Access, Script, connect, primaries
 from keyfold.worker.state_codec import TOUCHED_AT
 
 LAYOUT = "2"

@@ -16,13 +16,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from keyfold.worker.emit import Emitter
 from keyfold.worker.errors import RedisRefuses
+from keyfold.worker.liveness.watchdog import note_waiting
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.protocol import GroupOffset, Topic
-from keyfold.worker.redis_refusals import why_denied
+from keyfold.worker.redis.refusals import why_denied
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
-from keyfold.worker.watchdog import note_waiting
 
 log = logging.getLogger(__name__)
 

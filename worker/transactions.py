@@ -42,9 +42,9 @@ from keyfold.export.refusals import acl
 from keyfold.worker.config import Kafka
 from keyfold.worker.emit import MAX_REQUEST_BYTES, Destination, Emitter, Outputs
 from keyfold.worker.errors import NotOwner, SetUpError
-from keyfold.worker.farewell import end_at_once
+from keyfold.worker.kafka.farewell import end_at_once
+from keyfold.worker.kafka.stable_offset import stable_group_offset
 from keyfold.worker.protocol import GroupOffset
-from keyfold.worker.stable_offset import stable_group_offset
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Owns what stands in for the partition's owner and for the state store: nothing is loaded, nothing is
 emitted, nothing is saved. The path itself (decode, place, fold, encode) is worker/pipeline.py's.
-Called by worker/dry_run.py and worker/init_config.py.
+Called by worker/first_day/dry_run.py and worker/first_day/init.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from keyfold.worker.sender import create_topic
+from keyfold.worker.send.sender import create_topic
 from local.demo_story import Story
 from local.services import EmbeddedKafka, Valkey
 

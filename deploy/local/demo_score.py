@@ -15,7 +15,7 @@ import orjson
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from keyfold.worker.kafka_log import KafkaLog
+from keyfold.worker.kafka.log import KafkaLog
 from local.demo_scene import Scene
 
 NOTHING = -1  # class number of a prediction that never came

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyfold.worker.kafka_log import KafkaLog
-from keyfold.worker.stored import StoredGroup
+from keyfold.worker.kafka.log import KafkaLog
+from keyfold.worker.verify.stored import StoredGroup
 from local.demo_programs import QUIET, Shown, await_child, failure, keyfold
 from local.demo_scene import Scene
 from local.demo_story import Story

@@ -22,7 +22,7 @@ import numpy as np
 from live_worker import Serving
 
 from keyfold.export import bundle as contract
-from keyfold.worker.event_log import Fields, read_log
+from keyfold.worker.send.event_log import Fields, read_log
 from local.services import ApacheKafka, Valkey
 
 OUT = Path("out/cmapss")

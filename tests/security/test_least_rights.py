@@ -18,7 +18,7 @@ from secured_serving import PASSWORD, Ended, SecuredServing
 from keyfold.worker.config import read_config
 from keyfold.worker.emit_settings import Emit
 from keyfold.worker.errors import SetUpError
-from keyfold.worker.topics import check_topics
+from keyfold.worker.kafka.topics import check_topics
 from local.services import grant
 
 LOGIN = {"auth", "client|setinfo", "select", "hello", "ping", "quit"}  # of every connection

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from secured_serving import PASSWORD, SecuredServing
 
-from keyfold.worker import redis_refusals
 from keyfold.worker.errors import RedisRefuses
-from keyfold.worker.redis_client import connect, connect_sync
-from keyfold.worker.redis_refusals import check_redis, explain
-from keyfold.worker.redis_url import Access
+from keyfold.worker.redis import refusals as redis_refusals
+from keyfold.worker.redis.client import connect, connect_sync
+from keyfold.worker.redis.refusals import check_redis, explain
+from keyfold.worker.redis.url import Access
 from local.services import Authority, SecuredValkey, ValkeyCluster, ValkeyReplicated
 from local.services.tls_front import TlsFront
 

@@ -24,9 +24,9 @@ from keyfold.export.refusals import why_refused
 from keyfold.training.config import Kafka as TrainingKafka
 from keyfold.training.sources import read_topic
 from keyfold.worker.config import Kafka
-from keyfold.worker.kafka_log import KafkaLog
-from keyfold.worker.sender import partition_count
-from keyfold.worker.topics import check_topics
+from keyfold.worker.kafka.log import KafkaLog
+from keyfold.worker.kafka.topics import check_topics
+from keyfold.worker.send.sender import partition_count
 from local.services import Authority, SecuredKafka
 from local.services.kafka_secured import PLAIN_USERS
 

@@ -1,6 +1,6 @@
 """An operator who reads a HALT and does what it names.
 
-Mirrors what worker/state_*.py leave in Redis. Every command takes the fence, so that an owner that
+Mirrors what worker/state/ leave in Redis. Every command takes the fence, so that an owner that
 still runs stops. Chooses among the commands that a message names; decides nothing else.
 """
 
@@ -181,7 +181,7 @@ def _install(world: World, begin: int, floor: int, anew: bool = False) -> None:
 
 
 def _take_over(world: World, new: Hash, old: Hash | None, floor: int, anew: bool = False) -> None:
-    """Put a hash in the place of another one (the script _INSTALL of worker/store_admin.py)."""
+    """Put a hash in the place of another one (_INSTALL of worker/state/store_admin.py)."""
     resets = _resets_known(world, old, new)
     committed = [
         one.committed

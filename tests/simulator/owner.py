@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from keyfold.worker.errors import NotOwner
-from keyfold.worker.handover import GIVE_UP_S
+from keyfold.worker.handover.ownership import GIVE_UP_S
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import (
     AskHandovers,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from keyfold.worker.handing_over import AskRecord, AskWhere, Change, Outcome, Pause, Where
-from keyfold.worker.handover import HandoverRefused, Handovers
+from keyfold.worker.handover.handing_over import AskRecord, AskWhere, Change, Outcome, Pause, Where
+from keyfold.worker.handover.ownership import HandoverRefused, Handovers
 from simulator import faults
 from simulator.kafka import Log
 from simulator.moves import finish, move

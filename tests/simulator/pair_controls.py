@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-from keyfold.worker.handing_over import Answered, AskWhere, Change, Outcome, Where
-from keyfold.worker.handover import Handovers, Voice
+from keyfold.worker.handover.handing_over import Answered, AskWhere, Change, Outcome, Where
+from keyfold.worker.handover.ownership import Handovers, Voice
 from keyfold.worker.partition import Partition
 from simulator.controls import Control
 from simulator.pair import fail_over

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from keyfold.worker import handing_over, phases
+from keyfold.worker import phases
 from keyfold.worker.errors import NotOwner
-from keyfold.worker.handover import Handovers
+from keyfold.worker.handover import handing_over
+from keyfold.worker.handover.ownership import Handovers
 from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.protocol import Beginning, GroupOffset, Phase, Topic
 from simulator import commands, faults

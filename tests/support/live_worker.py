@@ -21,10 +21,10 @@ import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from keyfold.export.bundle import Bundle
-from keyfold.worker import state
-from keyfold.worker.findings import Findings
-from keyfold.worker.kafka_log import KafkaLog
-from keyfold.worker.verification import Target, verify
+from keyfold.worker.kafka.log import KafkaLog
+from keyfold.worker.state import cli as state
+from keyfold.worker.verify.findings import Findings
+from keyfold.worker.verify.verification import Target, verify
 from local.services import Child, KafkaService, Valkey
 
 Key = bytes | None

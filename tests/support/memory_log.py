@@ -399,7 +399,7 @@ async def meta_of(store: Store, topic: str, partition: int) -> dict[str, str]:
 
 def _is_of_redis(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and "redis" in code.co_filename  # redis-py or worker/redis_client.py
+    return code is not None and "redis" in code.co_filename  # redis-py or worker/redis/client.py
 
 
 @asynccontextmanager

@@ -21,8 +21,8 @@ from confluent_kafka import TopicPartition as Place
 from live_worker import make_events
 
 from keyfold.export.bundle import Bundle
-from keyfold.worker import state
 from keyfold.worker.protocol import Fingerprint
+from keyfold.worker.state import cli as state
 from keyfold.worker.state_codec import StateCodec, States
 from local.services import KafkaService, Valkey
 

@@ -1,7 +1,8 @@
 """A served partition and its verification, for tests that plant harm into right outputs.
 
 Owns the small log, what a right worker makes of it (naive_worker.py) and the comparison in the
-order of worker/verification.py, on values in memory. Used by the tests of keyfold-verify's parts.
+order of worker/verify/verification.py, on values in memory. Used by the tests of keyfold-verify's
+parts.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from naive_worker import LogRecord, Served, serve
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
-from keyfold.worker.compare import OutputCheck, Place, Strays
-from keyfold.worker.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
-from keyfold.worker.findings import Fault, Findings
-from keyfold.worker.lost import covered
-from keyfold.worker.refold import OfflineStep, Origin, Refold
-from keyfold.worker.seams import Seams
-from keyfold.worker.stored import Stored
-from keyfold.worker.stored_states import check_states
+from keyfold.worker.verify.compare import OutputCheck, Place, Strays
+from keyfold.worker.verify.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
+from keyfold.worker.verify.findings import Fault, Findings
+from keyfold.worker.verify.lost import covered
+from keyfold.worker.verify.refold import OfflineStep, Origin, Refold
+from keyfold.worker.verify.seams import Seams
+from keyfold.worker.verify.stored import Stored
+from keyfold.worker.verify.stored_states import check_states
 
 PARTITION, BASE, EVENTS, KEYS = 2, 10, 40, 4
 POISON = BASE + 7
@@ -67,7 +68,7 @@ class Case:
     seams: Seams = dataclasses.field(default_factory=Seams)  # whose predictions they are
 
     def verify(self, **options: Any) -> Findings:
-        """Compare what was served, as worker/verification.py does."""
+        """Compare what was served, as worker/verify/verification.py does."""
         findings, strays = Findings(**options), Strays()
         place = self.place
         refold = self._refold(place, findings)
@@ -97,7 +98,7 @@ class Case:
 
     @property
     def place(self) -> Place:
-        """The partition, as worker/verification.py reads it from Redis."""
+        """The partition, as worker/verify/verification.py reads it from Redis."""
         meta = self.served.meta
         return Place(
             "in", "out", PARTITION, BASE, int(meta["#W"]),

@@ -19,7 +19,7 @@ from keyfold.export.tables import TableError
 from keyfold.training.config import Data
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
-from keyfold.worker.live_error import label_of, label_text
+from keyfold.worker.score.live_error import label_of, label_text
 
 DATA = Data(features=("a", "b"), label="y", kind="regression", time_field="t", max_reject_share=1.0)
 EVENTS: tuple[dict[str, Any], ...] = (

@@ -10,7 +10,7 @@ import pytest
 
 from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
-from keyfold.worker.refold import OfflineStep, Refold
+from keyfold.worker.verify.refold import OfflineStep, Refold
 
 pytest.importorskip("keras")
 from keyfold.training import run

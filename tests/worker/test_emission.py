@@ -20,8 +20,8 @@ from keyfold.export.states import cold
 from keyfold.worker.config import Config, SettingsError, read_config
 from keyfold.worker.emission import ALERT, OUTPUT, Emission, identity
 from keyfold.worker.emit_settings import Emit
-from keyfold.worker.init_text import Names, settings_text
-from keyfold.worker.seams import Other, Seams
+from keyfold.worker.first_day.init_text import Names, settings_text
+from keyfold.worker.verify.seams import Other, Seams
 
 ONE = OutputSpec("regression", ("rul",))
 LABELS = OutputSpec("classification", ("idle", "run", "burnt"))

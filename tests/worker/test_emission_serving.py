@@ -17,11 +17,11 @@ import pytest
 from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.worker import verify
 from keyfold.worker.config import read_config
-from keyfold.worker.dry_run import dry_run
 from keyfold.worker.emit_settings import Emit
 from keyfold.worker.errors import Crash
+from keyfold.worker.first_day.dry_run import dry_run
+from keyfold.worker.verify import cli as verify
 from local.services import Child
 
 pytestmark = pytest.mark.usefixtures("real_kafka")
@@ -201,7 +201,7 @@ def test_after_a_handover_each_group_s_part_is_by_the_rule(
     ):
         serving.wait_saved([first])
         new.wait_saved([then])
-        command = [sys.executable, "-m", "keyfold.worker.state", "handover", *map(str, files)]
+        command = [sys.executable, "-m", "keyfold.worker.state.cli", "handover", *map(str, files)]
         done = Child([*command, "--yes"], tmp_path / "handover.log")
         assert done.wait(60) == 0, done.log_tail()
         serving.send(events[400:])

@@ -14,8 +14,8 @@ from tiny_bundle import make_tiny_bundle
 from verify_case import BASE, PARTITION, Case, expiring, make_case, only
 
 from keyfold.export.bundle import Bundle
-from keyfold.worker.findings import Fault
-from keyfold.worker.refold import Kind, OfflineStep, Refold
+from keyfold.worker.verify.findings import Fault
+from keyfold.worker.verify.refold import Kind, OfflineStep, Refold
 
 AFTER = 1000  # reset_after_ms
 ON_TIME = 10**9  # a record timestamp that lets event time alone decide

@@ -23,9 +23,9 @@ from keyfold.export.features import FeatureSpec, Field
 from keyfold.worker.fold import NOT_FINITE, Fold, Rows
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
-from keyfold.worker.offline_key import Event, OfflineKey, Stepped
-from keyfold.worker.offline_step import OfflineStep
 from keyfold.worker.slots import Slots
+from keyfold.worker.verify.offline_key import Event, OfflineKey, Stepped
+from keyfold.worker.verify.offline_step import OfflineStep
 
 
 class World:

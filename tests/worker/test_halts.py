@@ -12,7 +12,7 @@ import pytest
 
 from keyfold.worker.halts import Halts
 from keyfold.worker.protocol import Fingerprint, Held, Refused
-from keyfold.worker.state import _parser
+from keyfold.worker.state.cli import _parser
 
 HALTS = Halts("/etc/worker.toml", 3)
 RESET = "keyfold-state reset /etc/worker.toml --partition 3 --to earliest|latest|OFFSET"

@@ -17,8 +17,8 @@ from keyfold.training.sources import Chunk
 from keyfold.worker import key_field
 from keyfold.worker.config import Kafka, read_config
 from keyfold.worker.errors import SetUpError
+from keyfold.worker.kafka.samples import Taken
 from keyfold.worker.key_field import KeyReader, agreement, expect_key_field, two_ways_out
-from keyfold.worker.samples import Taken
 
 SET = "key_field" in Kafka.__dataclass_fields__
 

@@ -10,6 +10,7 @@ import functools
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_the_pure_core_loads_no_io() -> None:
 def test_the_worker_s_settings_load_without_faust() -> None:
     # `keyfold-worker --help` and a wrong setting must answer at once.
     assert not loaded_by("keyfold.worker.cli") & {"faust", "onnxruntime", "aiokafka"}
+
+
+def test_every_package_is_in_the_distribution() -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        "keyfold." + ".".join(found.parent.relative_to(ROOT).parts)
+        for top in ("worker", "export", "training")
+        for found in (ROOT / top).rglob("__init__.py")
+    }
+    assert sorted(told) == sorted(folders)
 
 
 @pytest.mark.parametrize("name", ["worker", "export", "training"])

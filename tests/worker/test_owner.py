@@ -24,8 +24,8 @@ from keyfold.worker.errors import NotOwner, StartUnset, TopicError
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Rules
 from keyfold.worker.protocol import INIT_METADATA, GroupOffset, Phase
+from keyfold.worker.state.store_admin import Admin, Emission, new_meta
 from keyfold.worker.store import Loaded, Store
-from keyfold.worker.store_admin import Admin, Emission, new_meta
 from local.services import Valkey
 
 

@@ -20,10 +20,10 @@ from verify_case import Case, a_log, make_case, only
 
 from keyfold.export.events import EventSpec
 from keyfold.worker.config import SettingsError, read_config
-from keyfold.worker.findings import Fault
 from keyfold.worker.model import Model
 from keyfold.worker.passthrough import Passthrough
-from keyfold.worker.repeated import Repeated, event_digest
+from keyfold.worker.verify.findings import Fault
+from keyfold.worker.verify.repeated import Repeated, event_digest
 from local.services import Valkey
 
 PATHS = ("site", "meta.line", "a.b.c")

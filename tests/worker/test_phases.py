@@ -15,7 +15,7 @@ import pytest
 
 from keyfold.worker import phases
 from keyfold.worker.errors import NotOwner, StartUnset
-from keyfold.worker.handover import Handovers
+from keyfold.worker.handover.ownership import Handovers
 from keyfold.worker.partition import NEVER, Partition, Rules
 from keyfold.worker.phases import (
     AskBegin,

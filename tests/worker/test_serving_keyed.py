@@ -17,8 +17,8 @@ from keyed_bundle import make_keyed_bundle, messy_event
 from live_worker import Serving
 
 from keyfold.export.bundle import Bundle
-from keyfold.worker import verify
-from keyfold.worker.findings import Fault
+from keyfold.worker.verify import cli as verify
+from keyfold.worker.verify.findings import Fault
 
 DAY_MS = 86_400_000
 EVENTS = 10_000

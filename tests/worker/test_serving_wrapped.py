@@ -16,7 +16,7 @@ from torch_graphs import TorchNet
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
 from keyfold.export.cli import main as export
-from keyfold.worker.verify import main as verify
+from keyfold.worker.verify.cli import main as verify
 
 NET = TorchNet("LSTM", 2, batch_first=False, features=2)
 CELL_FEATURES = "a,b,time"  # the cell takes three

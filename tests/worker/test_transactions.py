@@ -33,7 +33,7 @@ from confluent_kafka import Consumer, TopicPartition
 from keyfold.worker.config import Kafka
 from keyfold.worker.emit import TRUNCATED_BYTES, DeadLetter, Destination, Emitter, Outputs
 from keyfold.worker.errors import NotOwner, SetUpError, TopicError
-from keyfold.worker.kafka_log import KafkaLog
+from keyfold.worker.kafka.log import KafkaLog
 from keyfold.worker.protocol import GroupOffset
 from keyfold.worker.transactions import TransactionFailed, Transactions
 from local.service_fixtures import MakeTopic

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from confluent_kafka import Message
 
-from keyfold.worker.kafka_log import Extent, KafkaLog
+from keyfold.worker.kafka.log import Extent, KafkaLog
 
 
 class Archive:

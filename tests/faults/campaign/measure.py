@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from campaign.scene import Scene
 from campaign.stage import Strike
-from keyfold.worker.kafka_log import KafkaLog
+from keyfold.worker.kafka.log import KafkaLog
 
 # A partition whose next event came later than this was not waiting for its worker.
 WAITING_MS = 500

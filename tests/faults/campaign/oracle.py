@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 from campaign.archive import Archive, reading_through
 from campaign.scene import Scene
-from keyfold.worker import verification
-from keyfold.worker.findings import Findings
-from keyfold.worker.verification import Target
+from keyfold.worker.verify import verification
+from keyfold.worker.verify.findings import Findings
+from keyfold.worker.verify.verification import Target
 
 VIOLATIONS = (
     "lost", "duplicates", "conflicts", "out_of_order", "cross_key", "wrong_outputs", "unexpected",

@@ -16,8 +16,8 @@ from typing import Any
 from campaign.bundles import Bundles
 from campaign.schedule import Schedule
 from campaign.services import Services
-from keyfold.worker import state
-from keyfold.worker.kafka_log import KafkaLog
+from keyfold.worker.kafka.log import KafkaLog
+from keyfold.worker.state import cli as state
 
 META = "WBEOMLVKSFGCR"
 

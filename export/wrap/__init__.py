@@ -1,0 +1,1 @@
+"""keyfold-export wrap: somebody's own model becomes a bundle."""

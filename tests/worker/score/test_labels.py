@@ -1,0 +1,183 @@
+"""keyfold-verify labels: the error of predictions whose labels came later, day by day."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from live_worker import Serving, make_events
+from tiny_bundle import make_tiny_bundle
+
+from keyfold.worker.score.live_error import History
+from keyfold.worker.verify.cli import main
+
+DAY = 86_400_000
+BEGIN = 19_700 * DAY  # 2023-12-09
+COUNT = 300
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Events of 7 keys over three days."""
+    draw = np.random.default_rng(0)
+    file = tmp_path / "log.jsonl"
+    with file.open("w") as lines:
+        for number in range(COUNT):
+            a, b = (float(v) for v in draw.normal(size=2))
+            time = BEGIN + number * (3 * DAY // COUNT)
+            lines.write(json.dumps({"key": f"k{number % 7}", "time": time, "a": a, "b": b}) + "\n")
+    return file
+
+
+def scored(tmp_path: Path, log: Path, name: str = "out.jsonl", **options: Any) -> Path:
+    bundle = make_tiny_bundle(tmp_path / "bundles", **options)
+    assert main(["score", str(log), str(bundle.path), "--out", str(tmp_path / name)]) == 0
+    return tmp_path / name
+
+
+def predictions(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def labels_for(tmp_path: Path, rows: list[tuple[str, int, Any]]) -> Path:
+    file = tmp_path / "labels.csv"
+    file.write_text("machine,at,truth\n" + "".join(f"{k},{t},{v}\n" for k, t, v in rows))
+    return file
+
+
+FIELDS = ["--key", "machine", "--time", "at", "--field", "truth"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_the_error_of_a_regression_is_told_by_day_and_in_all(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    got = predictions(scored(tmp_path, log))
+    # Labels come 10 s late, off by 1 on the first day and by 3 on the second; then there are none.
+    rows = [
+        (p["key"], p["time"] + 10_000, p["output"]["value"] + (1 if p["time"] < BEGIN + DAY else 3))
+        for p in got
+        if p["time"] < BEGIN + 2 * DAY
+    ]
+    labels = labels_for(tmp_path, rows)
+    out = scored(tmp_path, log, name)
+    capsys.readouterr()
+    report = tmp_path / "report.json"
+    given = ["labels", str(out), str(labels), *FIELDS, "--within-s", "60"]
+    assert main([*given, "--json", str(report)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["day", "(UTC)", "predictions", "labelled", "RMSE", "MAE"],
+        ["2023-12-09", "100", "100", "1", "1"],
+        ["2023-12-10", "100", "100", "3", "3"],
+        ["2023-12-11", "100", "0", "-", "-"],
+        ["all", "300", "200", "2.236", "2"],
+    ]
+    every = json.loads(report.read_text())["all"]
+    assert every["rmse"] == pytest.approx(math.sqrt(5), abs=1e-5)
+
+
+def test_classes_are_counted_that_were_right(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = scored(tmp_path, log, kind="classification")
+    rows = [
+        (p["key"], p["time"], p["output"]["label"] if number % 4 else "none of these")
+        for number, p in enumerate(predictions(out))
+    ]
+    capsys.readouterr()
+    assert main(["labels", str(out), str(labels_for(tmp_path, rows)), *FIELDS]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "300", "300", "0.75"]
+
+
+def test_a_label_is_the_first_one_at_or_behind_the_event() -> None:
+    history = History()
+    for time, value in ((30, 3.0), (10, 1.0), (20, 2.0), (20, 9.0)):
+        history.add(time, value)
+    history.sort()
+    assert [history.at(t, 5) for t in (5, 10, 11, 15, 20, 26, 31)] == [
+        1.0, 1.0, None, 2.0, 2.0, 3.0, None
+    ]  # fmt: skip
+
+
+def test_key_and_time_are_where_the_bundle_has_them(tmp_path: Path, log: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundles")
+    out = scored(tmp_path, log)
+    labels = tmp_path / "labels.jsonl"
+    truth = [{"key": p["key"], "time": p["time"], "late": {"rul": 1}} for p in predictions(out)]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in truth))
+    given = ["labels", str(out), str(labels), "--field", "late.rul"]
+    assert main([*given, "--bundle", str(bundle.path)]) == 0
+
+
+@pytest.fixture
+def wrong(tmp_path: Path, log: Path) -> Path:
+    scored(tmp_path, log)
+    labels_for(tmp_path, [("k1", BEGIN + DAY, "much"), ("k2", BEGIN, 2)])
+    (tmp_path / "other.jsonl").write_text('{"key": "k1"}\n')
+    (tmp_path / "list.jsonl").write_text("[]\n")
+    (tmp_path / "late.csv").write_text(f"machine,at,truth\nk1,{BEGIN + 10 * DAY},5\n")
+    (tmp_path / "untimed.csv").write_text("machine,at,truth\nk1,,5\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["out.jsonl", "late.csv", *FIELDS], "expected labels of the predictions' keys within 0 s"),
+        (["out.jsonl", "labels.csv", *FIELDS, "--within-s", "9e5"],
+         "expected a number as the label of a regression, got text"),
+        (["out.jsonl", "labels.csv", *FIELDS[:-1], "rul"],
+         "labels.csv: expected labels in the field 'rul' (--field), got none"),
+        (["out.jsonl", "untimed.csv", *FIELDS], "untimed.csv, row 1: field 'at': expected"),
+        (["out.jsonl", "labels.csv", "--field", "truth"], "--key: expected the field of"),
+        (["out.jsonl", "labels.csv", *FIELDS, "--output", "rul"],
+         "out.jsonl, line 1: expected output 'rul', got value"),
+        (["other.jsonl", "labels.csv", *FIELDS], "other.jsonl, line 1: expected a prediction"),
+        (["list.jsonl", "labels.csv", *FIELDS], "list.jsonl, line 1: expected a prediction"),
+        (["none.jsonl", "labels.csv", *FIELDS], "none.jsonl: expected an event log"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_said_in_one_line(
+    wrong: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(wrong)
+    capsys.readouterr()
+    assert main(["labels", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_the_output_topic_of_a_worker_is_compared(
+    serving: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving.send(make_events(200, 10))
+    with serving.running() as worker:
+        serving.wait_saved([worker])
+    # What a worker that ended early has emitted before stands there twice, and counts once.
+    rows = [json.loads(m.value()) for m in serving.records(serving.output)]
+    number = int(rows[0]["id"].split(":")[1])
+    serving.send_to(serving.output, [(b"k", json.dumps(rows[0]).encode())], number)
+    labels = labels_for(tmp_path, [(p["key"], p["time"], p["output"]["value"]) for p in rows])
+    settings = tmp_path / "worker.toml"
+    settings.write_text(
+        f"""
+        [worker]
+        bundle = "{serving.bundle.path}"
+        [kafka]
+        brokers = "{serving.kafka.address}"
+        input = "{serving.input}"
+        output = "{serving.output}"
+        [redis]
+        url = "{serving.valkey.url}"
+        """
+    )
+    assert main(["labels", str(settings), str(labels), *FIELDS]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "200", "200", "0", "0"]

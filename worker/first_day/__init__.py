@@ -1,0 +1,1 @@
+"""keyfold-worker init, --dry-run and --max-events: a bundle's first hour."""

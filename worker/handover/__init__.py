@@ -1,0 +1,1 @@
+"""Whose predictions the outputs are, and how they change hands between groups."""

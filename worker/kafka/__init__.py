@@ -1,0 +1,1 @@
+"""What is asked of Kafka beside the stream: topics, rights, offsets, bounded reading."""

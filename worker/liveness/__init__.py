@@ -1,0 +1,1 @@
+"""How a worker is: its pages, its watchdog and its last words."""

@@ -1,0 +1,1 @@
+"""keyfold-worker repartition: the input topic filled under another key, exactly once."""

@@ -1,0 +1,1 @@
+"""keyfold-verify score and labels: predictions of a file, and predictions against late labels."""

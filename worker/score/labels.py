@@ -1,0 +1,172 @@
+"""keyfold-verify labels: the error of predictions, once their labels have come.
+
+Owns the command line, the reading of both logs and the table. The join and the sums are in
+live_error.py. It only reads. Called by worker/verify/cli.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from keyfold.export import bundle as contract
+from keyfold.export.event_spec import EventSpec
+from keyfold.export.tables import read_rows, row_name
+from keyfold.worker import command
+from keyfold.worker.config import read_config
+from keyfold.worker.errors import Crash, Reject
+from keyfold.worker.kafka.log import KafkaLog
+from keyfold.worker.score.live_error import Errors, History, LiveError, day_text, label_of
+from keyfold.worker.send.event_log import Fields, read_log
+from keyfold.worker.send.file_form import add_form_flags, form_of
+
+COLUMNS = {"rmse": "RMSE", "mae": "MAE", "accuracy": "accuracy"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return 0: there is a result, 2: there is none."""
+    arguments = _parser().parse_args(argv)
+    return command.run("keyfold-verify labels", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    labels = read_labels(arguments.labels, arguments.field, _fields(arguments))
+    live = LiveError(labels, round(arguments.within_s * 1000), arguments.output)
+    for place, value in _predictions(arguments.predictions):
+        try:
+            live.add(orjson.loads(value))
+        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            raise Crash(f"{place}: expected a prediction, got something else") from None
+        except Reject as reject:
+            raise Crash(f"{place}: {reject}") from reject
+    if not live.total().labelled:
+        raise Crash(
+            f"{arguments.labels}: expected labels of the predictions' keys within "
+            f"{arguments.within_s:g} s behind them (--within-s), got none that fits "
+            f"{live.total().predictions:,} predictions"
+        )
+    for line in table(live):
+        print(line)
+    if arguments.json is not None:
+        _write_json(arguments.json, live)
+    return 0
+
+
+def read_labels(log: str, field: str, fields: Fields) -> dict[bytes, History]:
+    """Read a log of labels. Raises Crash naming file, row and field."""
+    histories: dict[bytes, History] = {}
+    for entry in read_log(log, fields):
+        row = orjson.loads(entry.value)
+        value: Any = row.get(field)
+        for name in field.split(".") if field not in row else ():
+            row = row.get(name) if isinstance(row, dict) else None
+            value = row
+        label = label_of(value)
+        if label is not None:
+            histories.setdefault(entry.key, History()).add(round(entry.time_ms), label)
+    if not histories:
+        raise Crash(f"{log}: expected labels in the field {field!r} (--field), got none")
+    for history in histories.values():
+        history.sort()
+    return histories
+
+
+def table(live: LiveError) -> Iterator[str]:
+    """Yield the result as lines of a table: the days, and all of them together."""
+    names = list(Errors().metrics(live.classifies))
+    head = "".join(f"{COLUMNS[name]:>12}" for name in names)
+    yield f"{'day (UTC)':<12}{'predictions':>14}{'labelled':>12}{head}"
+    days = sorted(live.days.items())
+    for name, errors in [*((day_text(day), errors) for day, errors in days), ("all", live.total())]:
+        metrics = errors.metrics(live.classifies).values()
+        shown = "".join(f"{'-' if m is None else format(m, '.4g'):>12}" for m in metrics)
+        yield f"{name:<12}{errors.predictions:>14,}{errors.labelled:>12,}{shown}"
+
+
+def _write_json(file: Path, live: LiveError) -> None:
+    def members(errors: Errors) -> dict[str, Any]:
+        counts = {"predictions": errors.predictions, "labelled": errors.labelled}
+        return {**counts, **errors.metrics(live.classifies)}
+
+    days = {day_text(day): members(errors) for day, errors in sorted(live.days.items())}
+    try:
+        file.write_text(json.dumps({"days": days, "all": members(live.total())}, indent=2) + "\n")
+    except OSError as error:
+        raise Crash(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _predictions(given: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield predictions and where they are: a scored file, or the output topic of a worker."""
+    if given.suffix != ".toml":
+        for number, value in read_rows(given):
+            yield f"{given}, {row_name(given)} {number}", value
+        return
+    config = read_config(given)
+    topic = config.kafka.output
+    with KafkaLog(config.connection) as log:
+        for partition in range(log.partitions(topic)):
+            extent = log.extent(topic, partition)
+            seen = -1
+            for message in log.read(topic, partition, extent.start, extent.end):
+                value, place = message.value() or b"", f"{topic}:{partition}:{message.offset()}"
+                offset = _about(value)
+                if offset > seen:  # else emitted before, by a worker that then ended
+                    seen = offset
+                    yield place, value
+
+
+def _about(value: bytes) -> int:
+    """Return the offset of the event that a prediction is about; -1: it is no prediction."""
+    try:
+        return int(orjson.loads(value)["about"].rpartition(":")[2])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        return -1
+
+
+def _fields(arguments: argparse.Namespace) -> Fields:
+    """Put together where the labels' key and time are: as told, else as in the events."""
+    events, bundle = EventSpec(), None
+    folder = arguments.bundle
+    if folder is None and arguments.predictions.suffix == ".toml":
+        folder = read_config(arguments.predictions).worker.bundle
+    if folder is not None:
+        bundle = contract.load(folder)
+        events = bundle.manifest.events
+    key, when = arguments.key or events.key_field, arguments.time or events.time_field
+    for name, value in (("--key", key), ("--time", when)):
+        if value is None:
+            raise Crash(f"{name}: expected the field of {arguments.labels} that holds it, or a "
+                        "--bundle that names it")  # fmt: skip
+    form = form_of(arguments, bundle)
+    unit, zone = arguments.time_unit or events.time_unit, arguments.time_zone or events.time_zone
+    return Fields(key or "", when, unit, zone, form)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="keyfold-verify labels",
+        description="Compare predictions with labels that came later, in a log of their own: the "
+        "label of an event is the first one of its key at or after it.",
+        epilog="Exit status: 0 there is a result, 2 there is none.",
+    )
+    add = parser.add_argument
+    add("predictions", type=Path, metavar="PREDICTIONS", help="what keyfold-verify score wrote, or "
+        "worker.toml: the worker's output topic")  # fmt: skip
+    add("labels", metavar="LABELS", help="the log of labels (.csv, .jsonl, .parquet, ...)")
+    add("--field", required=True, metavar="FIELD", help="where the label is")
+    add("--within-s", type=float, default=0.0, metavar="S", help="how much later than its event a "
+        "label may be (default: 0, the same time)")  # fmt: skip
+    add("--output", default="", metavar="NAME", help="which output, where there are several")
+    add("--bundle", type=Path, metavar="FOLDER", help="take key, time and unit from its manifest")
+    add("--key", metavar="FIELD", help="where the labels' key is (default: as the events')")
+    add("--time", metavar="FIELD", help="where their time is (default: as the events')")
+    add("--time-unit", metavar="UNIT", help="ms, s, us, ns, iso, or a pattern for strptime")
+    add("--time-zone", metavar="ZONE", help="of times that name none")
+    add("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+    add_form_flags(parser)
+    return parser

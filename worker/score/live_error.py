@@ -1,0 +1,168 @@
+"""PURE: predictions against labels that came later, joined by key and time; errors by day.
+
+Owns the join (the label of an event is the first one of its key at or after it, not later than a
+given time; as in training) and the sums. Knows predictions' members, no topics or files. Called by
+labels.py.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from base64 import b64decode
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from keyfold.export.columns import category_text
+from keyfold.worker.errors import Reject
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class History:
+    """The labels of one key."""
+
+    times_ms: array[int] = field(default_factory=lambda: array("q"))  # ascending once sorted
+    values: list[float | str] = field(default_factory=list)  # one per time
+
+    def add(self, time_ms: int, value: float | str) -> None:
+        """Add a label, in any order."""
+        self.times_ms.append(time_ms)
+        self.values.append(value)
+
+    def sort(self) -> None:
+        """Bring the labels into the order of their times; of equal ones the first stays first."""
+        order = sorted(range(len(self.values)), key=self.times_ms.__getitem__)
+        self.values = [self.values[at] for at in order]
+        self.times_ms = array("q", [self.times_ms[at] for at in order])
+
+    def at(self, time_ms: int, within_ms: int) -> float | str | None:
+        """Return the first label at or after a time, not later than `within_ms` behind it."""
+        place = bisect_left(self.times_ms, time_ms)
+        if place == len(self.values) or self.times_ms[place] - time_ms > within_ms:
+            return None
+        return self.values[place]
+
+
+@dataclass(slots=True)
+class Errors:
+    """Sums over predictions."""
+
+    predictions: int = 0  # seen
+    labelled: int = 0  # with a label
+    right: int = 0  # of classes
+    absolute: float = 0.0  # sum of differences
+    square: float = 0.0  # sum of their squares
+
+    def add(self, other: Errors) -> None:
+        """Add another one's sums."""
+        self.predictions += other.predictions
+        self.labelled += other.labelled
+        self.right += other.right
+        self.absolute += other.absolute
+        self.square += other.square
+
+    def metrics(self, classifies: bool) -> dict[str, float | None]:
+        """Return what a person asks for; None where there was no label."""
+        count = self.labelled
+        if classifies:
+            return {"accuracy": self.right / count if count else None}
+        return {
+            "rmse": math.sqrt(self.square / count) if count else None,
+            "mae": self.absolute / count if count else None,
+        }
+
+
+class LiveError:
+    """Compares predictions with the labels of their keys."""
+
+    def __init__(self, labels: Mapping[bytes, History], within_ms: int, name: str = "") -> None:
+        self._labels, self._within_ms = labels, within_ms
+        self._name = name  # of the output; "": the only one
+        self.classifies = False  # as the predictions say
+        self.days: dict[int, Errors] = {}  # number of the day since 1970 -> its errors
+
+    def add(self, prediction: Mapping[str, Any]) -> None:
+        """Compare one prediction, as a record or as a row of a scored table.
+
+        Raises Reject: it is no prediction, or not one that a label can be compared with.
+        """
+        try:
+            key = prediction["key"]
+            key = b64decode(prediction["key_b64"]) if key is None else key.encode()
+            time_ms = prediction["time"]
+        except KeyError:
+            key, time_ms = self._other_key(prediction)
+        predicted = self._predicted(prediction)
+        day = self.days.setdefault(time_ms // DAY_MS, Errors())
+        day.predictions += 1
+        history = self._labels.get(key)
+        label = None if history is None else history.at(time_ms, self._within_ms)
+        if label is None:
+            return
+        day.labelled += 1
+        if self.classifies:
+            day.right += predicted == label_text(label)
+            return
+        if isinstance(label, str):
+            raise Reject("expected a number as the label of a regression, got text")
+        gap = abs(predicted - label)
+        day.absolute += gap
+        day.square += gap * gap
+
+    def total(self) -> Errors:
+        """Return the sums over all days."""
+        total = Errors()
+        for day in self.days.values():
+            total.add(day)
+        return total
+
+    @staticmethod
+    def _other_key(prediction: Mapping[str, Any]) -> tuple[bytes, int]:
+        try:
+            return b64decode(prediction["key_b64"]), prediction["time"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Reject("expected a prediction with key and time, got something else") from error
+
+    def _predicted(self, prediction: Mapping[str, Any]) -> Any:
+        """Return the number or class that was predicted."""
+        output = prediction.get("output")
+        if not isinstance(output, Mapping):  # a row of a table: output.NAME
+            output = {n[7:]: v for n, v in prediction.items() if n.startswith("output.")}
+        if "label" in output and not self._name:
+            self.classifies = True
+            return output["label"]
+        names = [name for name, value in output.items() if isinstance(value, int | float)]
+        if (not self._name and len(names) != 1) or (self._name and self._name not in names):
+            wanted = f"output {self._name!r}" if self._name else "one output, or --output NAME"
+            raise Reject(f"expected {wanted}, got {', '.join(names) or 'no number'}")
+        return output[self._name or names[0]]
+
+
+def label_of(value: Any) -> float | str | None:
+    """Return a label as it is kept: a finite number or a text; None: there is none."""
+    if value is None or isinstance(value, list | dict):
+        return None
+    if isinstance(value, bool):
+        return category_text(value)
+    if isinstance(value, str):
+        return value
+    return value if math.isfinite(value) else None  # an integer may be a class: as it is
+
+
+def label_text(label: float | str) -> str:
+    """Return the class that a label names; 3 and 3.0 are both "3", as in training."""
+    return category_text(label) or ""
+
+
+def day_text(day: int) -> str:
+    """Return a day as a person reads it, UTC."""
+    try:
+        return (EPOCH + timedelta(days=day)).strftime("%Y-%m-%d")
+    except OverflowError:
+        return f"day {day}"

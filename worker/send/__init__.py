@@ -1,0 +1,1 @@
+"""keyfold-send: event logs in files, into Kafka."""

@@ -1,0 +1,1 @@
+"""keyfold-state: looks at saved states, repairs them, copies them, hands outputs over."""

@@ -1,0 +1,1 @@
+"""keyfold-tail: a topic of predictions, watched live."""

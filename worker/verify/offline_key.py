@@ -1,0 +1,130 @@
+"""What one event does to a key offline: front, graph and back, one event at a time.
+
+Owns the oracle's own step over everything that a key's state holds. The front is
+offline_front.py's, the graph offline_step.py's, a threshold of the key's own
+offline_threshold.py's; the scores are computed here. It
+knows the contract of keyfold.export only, nothing of the worker's fold. Called by refold.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keyfold.export.features import FLOAT32_MAX
+from keyfold.export.outputs import Anomaly, Forecast
+from keyfold.worker.verify.offline_front import OfflineFront
+from keyfold.worker.verify.offline_step import OfflineStep
+from keyfold.worker.verify.offline_threshold import Judged, OfflineThreshold
+
+Tensor = NDArray[Any]
+UNJUDGED = Judged(nan, nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What of an event decides its step."""
+
+    x: NDArray[np.float32]  # (F,) as decoded: what the front finishes is not finished yet
+    time_ms: int  # event time
+    observed: NDArray[np.float32] | None  # (K,) what forecasts are compared with
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What the step led to."""
+
+    y: NDArray[np.float32]  # (O,)
+    scores: list[float]  # per forecast field; NaN: no forecast or no value; [] without a back
+    judged: Judged  # what the largest of them is judged by
+    # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
+    tensors: list[Tensor]
+
+
+class OfflineKey:
+    """The step of one bundle over a key's whole state."""
+
+    def __init__(self, step: OfflineStep) -> None:
+        manifest = step.bundle.manifest
+        self._step = step
+        self._graph_states = len(manifest.states)
+        self._front = OfflineFront(manifest.features)
+        self._front_names = list(self._front.cold())
+        outputs = manifest.outputs
+        self.targets = outputs.targets
+        tolerance = manifest.tolerance * step.bundle.golden.scale()
+        self._back = (
+            OfflineBack(outputs.forecast, outputs.anomaly, tolerance)
+            if outputs.forecast is not None and outputs.anomaly is not None
+            else None
+        )
+
+    @property
+    def fields(self) -> int:
+        """How many scores an event has."""
+        return len(self.targets)
+
+    def cold(self) -> list[Tensor]:
+        """Return the tensors of a key without history, in storage order."""
+        front = [values[None] for values in self._front.cold().values()]
+        back = [] if self._back is None else self._back.cold()
+        return [*self._step.cold(), *front, *back]
+
+    def one(self, event: Event, tensors: list[Tensor]) -> Stepped | None:
+        """Step one event from `tensors`, which stay; None: a result is not finite."""
+        graph = tensors[: self._graph_states]
+        rest = tensors[self._graph_states :]
+        memory = {name: rest[i][0] for i, name in enumerate(self._front_names)}
+        x = event.x
+        if memory:
+            x, memory = self._front.one(x, event.time_ms, memory)
+        y, after = self._step.one(x[None], graph)
+        if not (np.isfinite(y).all() and all(np.isfinite(tensor).all() for tensor in after)):
+            return None
+        after = [*after, *(values[None] for values in memory.values())]
+        if self._back is None:
+            return Stepped(y, [], UNJUDGED, after)
+        if event.observed is None:
+            raise RuntimeError("expected observed values: the bundle scores events, got none")
+        scores, judged, back = self._back.one(y, event.observed, rest[len(memory) :])
+        return Stepped(y, scores, judged, [*after, *back])
+
+
+class OfflineBack:
+    """How far events are from what was forecast for them; `tolerance` is that of an output."""
+
+    def __init__(self, forecast: Forecast, anomaly: Anomaly, tolerance: float) -> None:
+        self._scales, self._threshold = anomaly.scales, anomaly.threshold
+        self._own = (
+            OfflineThreshold(anomaly.dynamic, anomaly.threshold, tolerance / min(anomaly.scales))
+            if anomaly.dynamic is not None
+            else None
+        )
+        levels = forecast.quantiles
+        median = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5)) if levels else 0
+        of_a_field = len(forecast.horizons) * max(1, len(levels))
+        self._points = [of_a_field * number + median for number in range(len(forecast.fields))]
+
+    def cold(self) -> list[Tensor]:
+        """Return what a key without history remembers, in storage order."""
+        forecast = np.full((1, len(self._points)), np.nan, np.float32)
+        return [forecast, *(self._own.cold() if self._own is not None else [])]
+
+    def one(
+        self, y: NDArray[np.float32], observed: NDArray[np.float32], memory: list[Tensor]
+    ) -> tuple[list[float], Judged, list[Tensor]]:
+        """Return an event's score per field, its judge, and what is remembered after it."""
+        forecast = memory[0][0]
+        scores = [
+            min(abs(float(seen) - float(said)) / scale, FLOAT32_MAX)
+            for seen, said, scale in zip(observed, forecast, self._scales, strict=True)
+        ]
+        score = float(np.float32(max((s for s in scores if not isnan(s)), default=nan)))
+        judged, rest = Judged(self._threshold, score), memory[1:]
+        if self._own is not None:
+            judged, rest = self._own.one(score, rest)
+        return scores, judged, [y[self._points][None], *rest]
