@@ -31,7 +31,8 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit integration long check format bench bench-outputs simulate faults cmapss up down lock clean
+.PHONY: help demo demo-quick test unit integration long check format bench bench-outputs native-fuzz \
+	simulate faults cmapss up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +83,10 @@ bench-outputs: $(VENV)/installed-dev ## measure what exactly-once outputs cost
 	@$(BIN)/python deploy/local/prepare_kafka.py
 	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/outputs.py $(ARGS)
 
+native-fuzz: $(VENV)/installed-dev ## hostile bytes for the native module: make native-fuzz N=1000000 SEED=1
+	PYTHONPATH=tests/support $(BIN)/python tests/support/native_fuzz.py \
+		--cases $(or $(N),200000) --seed $(or $(SEED),1)
+
 simulate: $(VENV)/installed-dev ## run the protocol through random faults: make simulate N=100000 SEED=1
 	@PYTHONPATH=tests $(BIN)/python -m simulator --schedules $(or $(N),10000) --seed $(or $(SEED),1) $(ARGS)
 
@@ -113,7 +118,7 @@ lock: $(LOCK)/bin/uv ## choose newer versions for constraints.txt (UPGRADE=1: of
 
 clean: ## delete what was installed, downloaded and produced here
 	rm -rf $(VENV) .cache out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .import_linter_cache
+		.hypothesis .import_linter_cache worker/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -126,14 +131,17 @@ $(BIN)/python:
 	echo "Making $(VENV) with $$("$$python" -V)"; \
 	"$$python" -m venv --clear $(VENV)
 
+# What pip builds where there is a compiler, and anew when it changes.
+NATIVE := $(wildcard worker/native/*.cpp worker/native/*.h)
+
 # Each set holds the ones before it, so that its stamp stands for them too.
-$(VENV)/installed-quick: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-quick: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(call install,-e '.[worker$(,)local]',the worker and the local services,quick)
 
-$(VENV)/installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-demo: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(call install,-e '.[worker$(,)local$(,)training$(,)export]',keyfold with TensorFlow (350 MB),quick demo)
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt deploy/lint-requirements.txt | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml constraints.txt deploy/lint-requirements.txt $(NATIVE) | $(BIN)/python
 	$(call install,-e '.[worker$(,)local$(,)training$(,)export$(,)dev]' -r deploy/lint-requirements.txt,keyfold \
 		with TensorFlow (350 MB) and the tools,quick demo dev)
 

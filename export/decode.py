@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -33,6 +33,14 @@ class Decoded:
     times_ms: NDArray[np.int64]  # (N,) event times, UTC epoch ms
     rejects: dict[int, str]  # row -> why it cannot be an event
     observed: NDArray[np.float32] | None = None  # (N,K) the targets, NaN: missing; None: no targets
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Values that are able to read plain numbers out of themselves (the worker's native module)."""
+
+    def read_numbers(self, names: tuple[bytes, ...], table: NDArray[np.float64]) -> list[int]:
+        """Read members of the values into table (N, len(names)); return the rows left out."""
 
 
 class _Path(Protocol):
@@ -77,6 +85,7 @@ class _Numbers:
         # One attribute per column, in column order; a time field may also be a feature. The
         # attributes are renamed to the JSON names, which need not be identifiers.
         distinct = list(dict.fromkeys(names))
+        self._members = tuple(name.encode() for name in distinct)
         self._columns = [distinct.index(name) for name in names]
         self._targets = [self._names.index(name) for name in targets]
         self._row = msgspec.defstruct(
@@ -93,8 +102,7 @@ class _Numbers:
 
         A null value is a reject here: whoever gives tombstones a meaning takes them out before.
         """
-        rows, rejects = self._rows(values)
-        table = np.array(rows, np.float64).reshape(len(values), len(self._row.__struct_fields__))
+        table, rejects = self._table(values)
         columns = table[:, self._columns]
         width = len(self._names)
         x, unusable = encode(self._names, columns[:, :width])
@@ -105,6 +113,18 @@ class _Numbers:
         else:
             times_ms = np.asarray(timestamps_ms, np.int64)
         return Decoded(x, times_ms, rejects, x[:, self._targets] if self._targets else None)
+
+    def _table(self, values: Sequence[bytes | None]) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Read N records into a table (N,D) of the distinct members."""
+        if not isinstance(values, Readable):
+            rows, rejects = self._rows(values)
+            return np.array(rows, np.float64).reshape(len(values), len(self._members)), rejects
+        table = np.zeros((len(values), len(self._members)))
+        left = values.read_numbers(self._members, table)
+        rows, rejects = self._rows([values[row] for row in left])
+        if rows:
+            table[left] = rows
+        return table, {left[number]: reason for number, reason in rejects.items()}
 
     def _rows(
         self, values: Sequence[bytes | None]
@@ -158,7 +178,7 @@ class _AnyForm:
         self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
     ) -> Decoded:
         """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
-        rejects = Rejects()
+        values, rejects = list(values), Rejects()
         members = self._members.columns(self._rows(values, rejects))
         if self._long is not None:
             sensors, readings = (

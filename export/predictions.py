@@ -42,10 +42,10 @@ def key_fragment(key: bytes) -> bytes:
 class Caused:
     """What caused N predictions, column by column."""
 
-    offsets: Sequence[int]  # of the records
+    offsets: Sequence[int] | NDArray[np.int64]  # of the records
     keys: Sequence[bytes]  # key_fragment() of the records' keys
-    times_ms: Sequence[int]  # event times
-    steps: Sequence[int]  # of the key, this event's included: 1 for a key's first event
+    times_ms: Sequence[int] | NDArray[np.int64]  # event times
+    steps: Sequence[int] | NDArray[np.int64]  # of the key so far: 1 at its first event
     gaps: Sequence[bool] | None = None  # the key's history may miss lost events; None: nowhere
 
 
@@ -78,7 +78,11 @@ class PredictionEncoder:
         )
         true, false = b"true", b"false"
         outputs = self.outputs(y, scores)
-        columns = (caused.offsets, caused.keys, caused.times_ms, outputs, caused.steps)
+        offsets, times_ms, steps = (
+            np.asarray(column, np.int64).tolist()
+            for column in (caused.offsets, caused.times_ms, caused.steps)
+        )
+        columns = (offsets, caused.keys, times_ms, outputs, steps)
         payloads = [
             form % (offset, offset, key, time, output, steps, true if steps == 1 else false)
             for offset, key, time, output, steps in zip(*columns, strict=True)

@@ -20,6 +20,7 @@ from typing import Any
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
 
+from keyfold.worker import native
 from keyfold.worker.beginning import HANDOVER
 from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.consumer_thread import ASK_S, faust_log
@@ -61,6 +62,7 @@ class App(faust.App):
         super().__init__(config.kafka.group, **_faust_options(config), **options)
         self.model = Model.load(config.worker.bundle)
         manifest = self.model.bundle.manifest
+        self.native = _is_native(config.worker.native)
         self.metrics = Metrics()
         rule = Emission.of(config.emit, manifest.outputs)
         more = () if rule is None else rule.states
@@ -70,7 +72,7 @@ class App(faust.App):
         self.store = Store.connect(redis.access, redis.timeout_s, config.kafka.group, exactly_once)
         self.pipeline = Pipeline(
             self.model, self.slots, self.store, self.metrics,
-            Shown(config.kafka.input, config.worker.passthrough, rule),
+            Shown(config.kafka.input, config.worker.passthrough, rule, self.native),
         )  # fmt: skip
         self.watchdog = Watchdog(
             Watched(
@@ -81,11 +83,12 @@ class App(faust.App):
             partial(os._exit, EX_CRASH),
         )  # fmt: skip
         self._nonce = uuid.uuid4().hex
-        self._codec = StateCodec(manifest, more)
+        self._codec = StateCodec(manifest, more, native.seal_states if self.native else None)
         self._identity = joined(self.model.bundle, rule)
         destination = Destination(
             config.kafka.input, config.kafka.output, config.kafka.dead_letter,
             self.model.bundle.id, config.emit.alert_topic,
+            self.native and config.kafka.compression == "none",
         )  # fmt: skip
         self._emitter = (
             Transactions(config.kafka, destination, config.connection)
@@ -171,6 +174,19 @@ class App(faust.App):
         self.pipeline.wake()
         if self._consumer is not None:
             self._consumer.note_space()
+
+
+def _is_native(wanted: str) -> bool:
+    """Say, in the log too, whether the native module is used. Raises SetUpError: it must be."""
+    there = native.available()
+    if wanted == "on" and not there:
+        raise SetUpError(
+            "worker.native: expected the native module (a C++ compiler when keyfold is "
+            'installed), got none; "auto" goes on without it'
+        )
+    used = there and wanted != "off"
+    log.info("decoding and encoding: %s", "native module" if used else "pure Python")
+    return used
 
 
 def _leave(error: BaseException) -> None:

@@ -99,6 +99,7 @@ class Worker:
     max_events: int = 8192  # most events in one micro-batch, over all partitions
     max_buffer_bytes: int = 64 << 20  # of fetched records waiting, over all partitions
     max_resident_keys: int = 1_000_000  # keys kept in memory; idle ones above this are dropped
+    native: Literal["auto", "on", "off"] = "auto"  # the native module: where there is one; must be
     save_every_ms: int = 0  # 0: save after each micro-batch; else write-behind at this interval
     drain_s: float = 10.0  # longest wait for a micro-batch in flight on revocation or stop
     stuck_after_s: float = (

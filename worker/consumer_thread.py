@@ -23,6 +23,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from keyfold.worker.fetched import leave_as_bytes
 from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.protocol import GroupOffset
 
@@ -47,6 +48,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._auto_offset_reset = "none"
         consumer._fetch_max_wait_ms = int(FETCH_WAIT_S * 1000)
         end_at_once(consumer._client)
+        if self.app.native:
+            leave_as_bytes(self.app.input_topic)
         return consumer
 
     def verify_event_path(self, now: float, tp: TP) -> None:

@@ -30,6 +30,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from keyfold.export.events import MAX_KEY_BYTES
 from keyfold.worker.errors import TopicError
+from keyfold.worker.packed import packed
 from keyfold.worker.protocol import GroupOffset
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ TOPIC_RESOURCE = 2  # Kafka's number of a topic in DescribeConfigs
 Headers = list[tuple[str, bytes]]
 NO_HEADERS: Headers = []
 Message = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
+Told = tuple[Sequence[bytes], Sequence[bytes]]  # keys and payloads of predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Destination:
     dead_letter: str  # topic of rejects
     bundle: str  # bundle id
     alert: str = ""  # topic of alerts; "": none
+    native: bool = False  # whether the native module writes the requests
 
 
 class Emitter:
@@ -122,11 +125,8 @@ class Packing:
 
         Raises KafkaError, and TopicError for what cannot fit its topic.
         """
-        # Nothing is built per prediction here: at this rate garbage collection would show.
-        messages = chain.from_iterable(
-            zip(o.keys, o.payloads, repeat(NO_HEADERS), strict=False) for o in outputs
-        )
-        predictions = await _queue(producer, self._to.output, partition, messages)
+        told = [(o.keys, o.payloads) for o in outputs]
+        predictions = await self._queue_predictions(producer, self._to.output, partition, told)
         alerts = await self._queue_alerts(producer, partition, outputs) if self._to.alert else []
         letters = [letter for o in outputs for letter in o.dead_letters]
         rejects = await self._queue_dead_letters(producer, partition, letters) if letters else []
@@ -145,10 +145,26 @@ class Packing:
     async def _queue_alerts(
         self, producer: Any, partition: int, outputs: Sequence[Outputs]
     ) -> list[asyncio.Future[Any]]:
+        told = [(o.alert_keys, o.alerts) for o in outputs]
+        return await self._queue_predictions(producer, self._to.alert, partition, told)
+
+    async def _queue_predictions(
+        self, producer: Any, topic: str, partition: int, told: Sequence[Told]
+    ) -> list[asyncio.Future[Any]]:
+        """Hand predictions to the producer in order."""
+        if self._to.native:
+            keys = [key for some, _ in told for key in some]
+            payloads = [payload for _, some in told for payload in some]
+            now_ms = int(time.time() * 1000)
+            return [
+                await producer.send_batch(request, topic, partition=partition)
+                for request in packed(producer, keys, payloads, now_ms, MAX_REQUEST_BYTES)
+            ]
+        # Nothing is built per prediction here: at this rate garbage collection would show.
         messages = chain.from_iterable(
-            zip(o.alert_keys, o.alerts, repeat(NO_HEADERS), strict=False) for o in outputs
+            zip(keys, payloads, repeat(NO_HEADERS), strict=False) for keys, payloads in told
         )
-        return await _queue(producer, self._to.alert, partition, messages)
+        return await _queue(producer, topic, partition, messages)
 
     async def _queue_dead_letters(
         self, producer: Any, source: int, letters: Sequence[DeadLetter]

@@ -38,6 +38,7 @@ from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.kafka.topics import TopicIds
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
+from keyfold.worker.records import Records
 
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
@@ -299,7 +300,8 @@ class Consumer(driver.Consumer):
             # Only an owner that was open before the fetch: its position was set for it.
             if owner is not None and owner.open and open_before.get(tp.partition) is owner:
                 owner.saw_log_end(self.highwater(tp) or 0)
-                owner.offer(records)
+                for some in _runs(records):
+                    owner.offer(some)
         self._note_positions(open_before)
 
     def _note_positions(self, owners: Mapping[int, Owner]) -> None:
@@ -370,6 +372,11 @@ class Consumer(driver.Consumer):
 
     def _is_input(self, tp: Any) -> bool:
         return bool(tp.topic == self.app.input_topic)
+
+
+def _runs(fetched: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    """Return fetched records as one sequence, or those that worker/fetched.py left as bytes."""
+    return fetched if isinstance(fetched[0], Records) else (fetched,)
 
 
 class Producer(driver.Producer):

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import takewhile
 
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
@@ -25,6 +23,7 @@ from keyfold.worker.handover.listener import PROPOSAL_S, Listener
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Questions
 from keyfold.worker.protocol import Held, Phase, Record, Topic
+from keyfold.worker.records import Records, Waiting
 from keyfold.worker.saver import MAX_TAKE_BYTES, Saver
 from keyfold.worker.slots import Rows
 from keyfold.worker.surroundings import Surroundings, raise_if_refused, wait_to_retry
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 AUDIT_S = 1.0  # how often an idle partition compares Redis with what it expects
 HALT_RETRY_S = 5.0  # how often a halted partition looks whether it was resolved
 CANCEL_AGAIN_S = 1.0  # a library may swallow a cancellation
-RECORD_OVERHEAD_BYTES = 200  # of one fetched record in memory, beside its value
 
 
 class Owner:
@@ -45,8 +43,7 @@ class Owner:
         self.partition, self._shared = partition, shared
         self._saver, self._answers = Saver(partition, shared), Answers(partition, shared)
         self._listener = Listener(partition, self._answers)
-        self.waiting: deque[Record] = deque()
-        self.waiting_bytes = 0
+        self.waiting = Waiting()
         self.open = False  # the position is ours: fetched records may be offered
         self._changed = asyncio.Event()  # something happened: look at the phase again
         self._log_end = 0
@@ -69,10 +66,9 @@ class Owner:
     def offer(self, records: Sequence[Record]) -> None:
         """Take fetched records of this partition."""
         before = self.partition.phase
-        accepted = self.partition.offer(records)
+        accepted = self.partition.offer(Records.of(records))
         if accepted:
-            self.waiting.extend(accepted)
-            self.waiting_bytes += sum(map(_size, accepted))
+            self.waiting.add(Records.of(accepted))
             self._shared.wake_pipeline()
         if self.partition.phase is not before:
             self._note_unverified()
@@ -124,6 +120,11 @@ class Owner:
         return due
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the records that wait to be applied, about."""
+        return self.waiting.bytes
+
+    @property
     def halted(self) -> bool:
         """Whether the partition is in HALT, or is only trying whether it still has to be."""
         return bool(self._halted_for) or self.partition.phase is Phase.HALT
@@ -140,26 +141,19 @@ class Owner:
         partition, waiting = self.partition, self.waiting
         if partition.phase is not Phase.RUN or not waiting:
             return 0
-        room, upto = self._saver.room(), partition.voice.upto(waiting[0].offset)
-        if upto is None or waiting[-1].offset < upto:
-            return room
-        return min(room, sum(1 for _ in takewhile(lambda record: record.offset < upto, waiting)))
+        first = waiting.first_offset
+        upto = None if first is None else partition.voice.upto(first)
+        room = self._saver.room()
+        return room if upto is None else min(room, waiting.below(upto))
 
-    def take(self, most: int) -> list[Record]:
+    def take(self, most: int) -> Records:
         """Take up to `most` waiting records, less where they are large, at least one."""
-        waiting, taken, taken_bytes = self.waiting, [], 0
-        for _ in range(min(most, len(waiting))):
-            record = waiting.popleft()
-            taken.append(record)
-            taken_bytes += _size(record)
-            if taken_bytes > MAX_TAKE_BYTES:
-                break
-        self.waiting_bytes -= taken_bytes
-        self.partition.begin(taken[0].offset, taken[-1].offset + 1)
+        taken = self.waiting.take(most, MAX_TAKE_BYTES)
+        self.partition.begin(int(taken.offsets[0]), int(taken.offsets[-1]) + 1)
         return taken
 
     def applied(
-        self, records: Sequence[Record], rows: Rows, outputs: Outputs, stream_ms: int | None
+        self, records: Records, rows: Rows, outputs: Outputs, stream_ms: int | None
     ) -> None:
         """Note that records are in the slots (rows changed) and their outputs are to be emitted.
 
@@ -268,7 +262,7 @@ class Owner:
         await self._wait(min(timeout_s, max(self._listener.due_in_s, 0)))
 
     async def _listen(self) -> None:
-        await self._listener.listen(self.waiting)
+        await self._listener.listen(self.waiting.first_offset)
         self._shared.wake_pipeline()
 
     async def _rewind(self) -> None:
@@ -323,8 +317,3 @@ class Owner:
 
     def _drop_waiting(self) -> None:
         self.waiting.clear()
-        self.waiting_bytes = 0
-
-
-def _size(record: Record) -> int:
-    return RECORD_OVERHEAD_BYTES + len(record.value or b"") + len(record.key or b"")

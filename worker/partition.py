@@ -12,6 +12,7 @@ HALT tries ACQUIRE again now and then, so that an operator's command takes effec
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -231,7 +232,7 @@ class Partition:
         if self.phase is not Phase.RUN or not records:
             return ()
         if records[0].offset < self.next_offset:
-            records = [record for record in records if record.offset >= self.next_offset]
+            records = records[bisect_left(records, self.next_offset, key=lambda r: r.offset) :]
         if records:
             self.next_offset = records[-1].offset + 1
         return records

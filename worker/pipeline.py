@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from keyfold.export.events import (
     Caused,
     Decoder,
-    PredictionEncoder,
-    why_no_key,
 )
 from keyfold.worker.emission import ALERT, OUTPUT, Emission
 from keyfold.worker.emit import DeadLetter, Outputs
+from keyfold.worker.encoder import encoder_of
 from keyfold.worker.fold import Fold, Rows
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.passthrough import Passthrough
 from keyfold.worker.placement import NO_STREAM, Placement, Places
+from keyfold.worker.records import values_of
 from keyfold.worker.share import Share, take
 from keyfold.worker.slots import Slots, as_rows
 from keyfold.worker.state_codec import StateCodec, StateCorrupt
@@ -42,6 +42,7 @@ class Shown:
     topic: str  # of the events: in their ids
     passthrough: Sequence[str] = ()  # members of the event that they repeat
     rule: Emission | None = None  # which go where; None: all to the output topic
+    native: bool = False  # whether the native module writes them
 
 
 class Pipeline:
@@ -59,7 +60,9 @@ class Pipeline:
         self._slots, self._store, self._metrics = slots, store, metrics
         self._decoder = Decoder(manifest.events, manifest.features, manifest.outputs.targets)
         self._fold = Fold(model, slots, metrics, rule)
-        self._encoder = PredictionEncoder(manifest.outputs, model.bundle.id, shown.topic)
+        self._encoder = encoder_of(
+            manifest.outputs, model.bundle.id, shown.topic, use_native=shown.native
+        )
         paths = shown.passthrough
         self._passthrough = Passthrough(paths, manifest.events) if paths else None
         self._codec = StateCodec(manifest, () if rule is None else rule.states)
@@ -89,10 +92,12 @@ class Pipeline:
     async def micro_batch(self, shares: Sequence[Share]) -> None:
         """Take one micro-batch along its path."""
         self._slots.tick()
-        records = [record for share in shares for record in share.records]
-        timestamps_ms = np.array([record.timestamp for record in records], np.int64)
+        timestamps_ms = np.concatenate([share.records.timestamps_ms for share in shares])
+        offsets = np.concatenate([share.records.offsets for share in shares])
         with self._metrics.timed("decode"):
-            decoded = self._decoder.decode([record.value for record in records], timestamps_ms)
+            decoded = self._decoder.decode(
+                values_of(share.records for share in shares), timestamps_ms
+            )
         with self._metrics.timed("load"):
             await asyncio.gather(*self._loads(shares))
         shares = [share for share in shares if share.valid]
@@ -100,11 +105,10 @@ class Pipeline:
         retired = [slot for share in shares for slot in self._placement.place(share, places)]
         self._metrics.resets += len(retired)
         rows = Rows(
-            places.slots, decoded.x, np.array([record.offset for record in records], np.int64),
-            decoded.times_ms, places.stream_ms,
-            np.zeros((len(records), self._outputs), np.float32), np.zeros(len(records), np.int64),
-            decoded.rejects, decoded.observed, self._fold.scores(len(records)),
-            self._fold.verdicts(len(records)),
+            places.slots, decoded.x, offsets, decoded.times_ms, places.stream_ms,
+            np.zeros((len(offsets), self._outputs), np.float32), np.zeros(len(offsets), np.int64),
+            decoded.rejects, decoded.observed, self._fold.scores(len(offsets)),
+            self._fold.verdicts(len(offsets)),
         )  # fmt: skip
         placed = rows.slots.copy()
         self._fold.apply(rows)
@@ -121,12 +125,7 @@ class Pipeline:
         """Begin to read the states of keys without a slot."""
         loads = []
         for share in shares:
-            resident = self._slots.of(share.number)
-            missing = [
-                key
-                for key in dict.fromkeys(share.keys)
-                if key is not None and key not in resident and why_no_key(key) is None
-            ]
+            missing = share.look_up(self._slots.of(share.number))
             loads += [asyncio.create_task(self._load(share, piece)) for piece in pieces(missing)]
         return loads
 
@@ -168,7 +167,7 @@ class Pipeline:
         emit_from = share.owner.partition.emit_from
         stepped = share.first + np.flatnonzero(rows.slots[share.rows] >= 0)
         self._metrics.events += len(stepped)
-        if share.records[0].offset < emit_from:  # a silent replay, at least in part
+        if rows.offsets[share.first] < emit_from:  # a silent replay, at least in part
             stepped = stepped[rows.offsets[stepped] >= emit_from]
         verdicts = None
         if rows.verdicts is not None:
@@ -177,10 +176,10 @@ class Pipeline:
         slots = rows.slots[stepped]
         at, gaps = slots.tolist(), self._slots.gaps[slots]
         caused = Caused(
-            rows.offsets[stepped].tolist(),
-            [self._slots.fragments[slot] for slot in at],
-            rows.times_ms[stepped].tolist(),
-            rows.steps[stepped].tolist(),
+            rows.offsets[stepped],
+            [*map(self._slots.fragments.__getitem__, at)],
+            rows.times_ms[stepped],
+            rows.steps[stepped],
             gaps.tolist() if gaps.any() else None,
         )
         scores = None if rows.scores is None else rows.scores[stepped]
@@ -188,12 +187,14 @@ class Pipeline:
         if self._passthrough is not None:
             values = [share.records[row].value for row in (stepped - share.first).tolist()]
             payloads = self._passthrough.added(payloads, values)
-        dead_letters = [
-            DeadLetter(record.offset, record.key, record.value, rows.rejects[row])
-            for row, record in enumerate(share.records, share.first)
-            if row in rows.rejects and record.offset >= emit_from
-        ] if rows.rejects else []  # fmt: skip
-        keys = [self._slots.keys[slot] for slot in at]
+        dead_letters = []
+        for row in sorted(rows.rejects.keys() & range(share.rows.start, share.rows.stop)):
+            record = share.records[row - share.first]
+            if record.offset >= emit_from:
+                dead_letters.append(
+                    DeadLetter(record.offset, record.key, record.value, rows.rejects[row])
+                )
+        keys = [*map(self._slots.keys.__getitem__, at)]
         stream_ms = int(rows.stream_ms[share.rows.stop - 1])
         share.owner.applied(
             share.records, placed[placed >= 0], _sorted(keys, payloads, dead_letters, verdicts),

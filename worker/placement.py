@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.events import MAX_KEY_BYTES, EventSpec, why_no_key
+from keyfold.export.events import EventSpec, why_no_key
 from keyfold.worker.share import Share
 from keyfold.worker.slots import Slots, as_rows
 
@@ -57,17 +57,17 @@ class Placement:
         Every key with an event here has a slot already. Returns the slots that reset keys have
         left: events before the reset still step in them, to be retired afterwards.
         """
-        for row, key in enumerate(share.keys, share.first):
-            # why_no_key's rule written out: a call for every record would cost more than the rule.
-            if key is None or len(key) > MAX_KEY_BYTES:
-                places.rejects[row] = why_no_key(key) or ""
-        tombstones = self._take_tombstones(share, places)
         of = self._slots.of(share.number)
-        places.slots[share.rows] = np.fromiter(
-            (of.get(key, -1) for key in share.keys),  # type: ignore[arg-type]
-            np.intp,
-            len(share.keys),
-        )
+        found = share.found or share.records.find(of)
+        places.slots[share.rows] = found.slots
+        for row in found.unknown:  # to find those that were loaded since
+            key = share.keys[row]
+            why = why_no_key(key)
+            if key is None or why is not None:
+                places.rejects[share.first + row] = why or ""
+            else:
+                places.slots[share.first + row] = of.get(key, -1)
+        tombstones = self._take_tombstones(share, places)
         no_event = [row for row in places.rejects if share.rows.start <= row < share.rows.stop]
         no_event += tombstones
         places.slots[no_event] = -1
@@ -99,10 +99,10 @@ class Placement:
             return []
         rows = [
             row
-            for row, (record, key) in enumerate(
-                zip(share.records, share.keys, strict=True), share.first
-            )
-            if record.value is None and why_no_key(key) is None
+            for row in places.rejects  # a null value is one, unless it is a tombstone
+            if share.rows.start <= row < share.rows.stop
+            and share.records[row - share.first].value is None
+            and why_no_key(share.keys[row - share.first]) is None
         ]
         for row in rows:
             del places.rejects[row]

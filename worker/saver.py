@@ -9,13 +9,14 @@ micro-batches.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from keyfold.worker import phases
 from keyfold.worker.emit import Outputs
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Emit, Question, Questions, Save
-from keyfold.worker.protocol import Fingerprint, Held, Phase, Record, SavePlan
+from keyfold.worker.protocol import Fingerprint, Held, Phase, SavePlan
+from keyfold.worker.records import Records
 from keyfold.worker.slots import Rows
 from keyfold.worker.store import MAX_SAVE_BYTES, Expired, Payload
 from keyfold.worker.surroundings import Surroundings, retrying
@@ -56,7 +57,7 @@ class Saver:
         return self._bytes >= MAX_SAVE_BYTES // 2
 
     def applied(
-        self, records: Sequence[Record], rows: Rows, outputs: Outputs, stream_ms: int | None
+        self, records: Records, rows: Rows, outputs: Outputs, stream_ms: int | None
     ) -> None:
         """Note that records are in the slots (rows changed) and their outputs are to be emitted.
 
@@ -66,8 +67,7 @@ class Saver:
         self._shared.slots.mark(self._partition.number, rows, last.offset + 1)
         self._partition.apply(last.offset + 1, Fingerprint.of(last), stream_ms)
         self._emissions.append(outputs)
-        self._bytes += len(records) * self._shared.codec.bytes_per_state
-        self._bytes += sum(len(record.key or b"") for record in records)
+        self._bytes += len(records) * self._shared.codec.bytes_per_state + records.key_bytes
         self._micro_batches += 1
 
     def forget(self) -> None:

@@ -9,19 +9,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keyfold.export.events import why_no_key
 from keyfold.worker.owner import Owner
-from keyfold.worker.protocol import Fence, Phase, Record
+from keyfold.worker.protocol import Fence, Phase
+from keyfold.worker.records import Found, Records
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Share:
     """One partition's part of a micro-batch."""
 
     owner: Owner  # whose records they are
     fence: Fence | None  # under which they were taken; under another one they are void
-    records: Sequence[Record]  # in offset order
-    keys: Sequence[bytes | None]  # of the records
+    records: Records  # in offset order
     first: int  # number of its first row in the micro-batch
+    found: Found | None = None  # the slots that its keys had when they were looked up
+    _keys: list[bytes | None] | None = None  # of the records, once somebody asked
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """Return the records' keys. The usual micro-batch needs none of them."""
+        if self._keys is None:
+            self._keys = self.records.key_column()
+        return self._keys
+
+    def look_up(self, index: dict[bytes, int]) -> list[bytes]:
+        """Find the keys' slots in `index`; return the keys that have none, each once."""
+        self.found = self.records.find(index)
+        keys = self.keys if self.found.unknown else []
+        unknown = dict.fromkeys(keys[row] for row in self.found.unknown)
+        return [key for key in unknown if key is not None and why_no_key(key) is None]
 
     @property
     def valid(self) -> bool:
@@ -52,7 +69,6 @@ def take(owners: Sequence[Owner], most: int) -> list[Share]:
     for place, (available, owner) in enumerate(ready):
         # What a partition with little to do leaves over goes to those with more.
         records = owner.take(min(available, max((most - first) // (len(ready) - place), 1)))
-        keys = [record.key for record in records]
-        shares.append(Share(owner, owner.partition.fence, records, keys, first))
+        shares.append(Share(owner, owner.partition.fence, records, first))
         first += len(records)
     return shares

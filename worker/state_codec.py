@@ -14,7 +14,7 @@ where a rule says what is emitted. Knows numpy and their specs only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -27,7 +27,11 @@ from keyfold.export.bundle import Manifest, StateSpec, Tensors
 STATE_VERSION = 2
 FLAG_GAP = 1
 TOUCHED_AT = 30  # first byte of the stream time at the last event; worker/store.py reads it too
-_BODY = 5  # first byte after version and checksum
+_SUM_AT = 1  # first byte of the checksum
+_BODY = 5  # first byte behind it
+
+# Cuts rows of so many bytes apart, one per key, each with its checksum at so many bytes.
+Seal = Callable[[bytes, int, int, Sequence[bytes]], list[bytes]]
 
 
 class StateCorrupt(Exception):
@@ -49,8 +53,14 @@ class States:
 class StateCodec:
     """Packs and unpacks states of one bundle."""
 
-    def __init__(self, manifest: Manifest, more: Sequence[StateSpec] = ()) -> None:
-        """Lay a state out; `more`: tensors besides the bundle's (worker/emission.py)."""
+    def __init__(
+        self, manifest: Manifest, more: Sequence[StateSpec] = (), seal: Seal | None = None
+    ) -> None:
+        """Lay a state out; `more`: tensors besides the bundle's (worker/emission.py).
+
+        `seal` does what _sealed() does, faster.
+        """
+        self._seal = seal or _sealed
         self._specs = (*manifest.kept, *more)
         self._layout = np.dtype(
             [
@@ -78,13 +88,7 @@ class StateCodec:
         rows["time"], rows["touched"] = states.times_ms, states.touched_ms
         for spec in self._specs:
             rows[spec.input] = states.tensors[spec.input]
-        size = self._layout.itemsize
-        body = memoryview(rows.tobytes())
-        rows["checksum"] = [
-            crc32(body[i * size + _BODY : (i + 1) * size], crc32(key)) for i, key in enumerate(keys)
-        ]
-        packed = rows.tobytes()
-        return [packed[start : start + size] for start in range(0, len(packed), size)]
+        return self._seal(rows.tobytes(), self._layout.itemsize, _SUM_AT, keys)
 
     def unpack(self, keys: Sequence[bytes], values: Sequence[bytes], watermark: int) -> States:
         """Read stored values back.
@@ -115,3 +119,14 @@ class StateCodec:
             (rows["flags"] & FLAG_GAP).astype(np.bool_),
             {spec.input: rows[spec.input].astype(spec.dtype) for spec in self._specs},
         )
+
+
+def _sealed(rows: bytes, size: int, sum_at: int, keys: Sequence[bytes]) -> list[bytes]:
+    """Cut rows of `size` bytes apart, one per key, each with its checksum at `sum_at`."""
+    all_rows = memoryview(rows)
+    sealed = []
+    for key, start in zip(keys, range(0, len(rows), size), strict=True):
+        head, body = all_rows[start : start + sum_at], all_rows[start + sum_at + 4 : start + size]
+        checksum = crc32(body, crc32(key)).to_bytes(4, "little")
+        sealed.append(b"".join((head, checksum, body)))
+    return sealed

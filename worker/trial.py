@@ -19,6 +19,7 @@ from keyfold.worker.partition import Partition
 from keyfold.worker.pipeline import Pipeline, Shown
 from keyfold.worker.protocol import Fingerprint, Held, Phase
 from keyfold.worker.protocol import Record as LogRecord
+from keyfold.worker.records import Records
 from keyfold.worker.share import Share
 from keyfold.worker.slots import Rows, Slots
 from keyfold.worker.store import Loaded
@@ -57,8 +58,8 @@ class Trial:
         first = 0
         for number, records in shares:
             owner = self._owners.setdefault(number, _Owner(Partition(self._topic, number, "")))
-            keys = [record.key for record in records]
-            taken.append(Share(cast(Any, owner), owner.partition.fence, records, keys, first))
+            run = Records.of(records)
+            taken.append(Share(cast(Any, owner), owner.partition.fence, run, first))
             first += len(records)
         if taken:
             await self._pipeline.micro_batch(taken)
@@ -76,7 +77,7 @@ class _Owner:
         return str(self.partition)
 
     def applied(
-        self, records: Sequence[LogRecord], rows: Rows, outputs: Outputs, stream_ms: int | None
+        self, records: Records, rows: Rows, outputs: Outputs, stream_ms: int | None
     ) -> None:
         last = records[-1]
         self.partition.apply(last.offset + 1, Fingerprint.of(last), stream_ms)

@@ -16,6 +16,7 @@ from state_case import StateCase
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
+from keyfold.worker import native
 from local.services import KafkaService, Valkey
 
 
@@ -68,3 +69,11 @@ def log(unique_name: Callable[[str], str]) -> MemoryLog:
     """Return an empty log of one partition in memory."""
     topic = unique_name("in")
     return MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
+
+
+@pytest.fixture(params=["on", "off"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve by the native module, and once more by Python alone."""
+    if request.param == "on" and not native.available():
+        pytest.skip("the native module is not there: no C++ compiler")
+    monkeypatch.setenv("KEYFOLD_WORKER__NATIVE", request.param)

@@ -23,6 +23,7 @@ def saved(serving: Serving) -> int:
     return sum(serving.watermarks().values())
 
 
+@pytest.mark.usefixtures("either_way")
 def test_killed_workers_leave_neither_losses_nor_duplicates(serving: Serving) -> None:
     events = make_events(20_000, 300, skew="zipf")
     serving.send([*events, (b"key-1", b"no json"), (None, b"{}")])
@@ -91,6 +92,7 @@ def test_lost_group_offset_halts_where_predictions_may_be_out_already(serving: S
     serving.verify_clean(1010, exactly_once=True)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_watermark_passes_transaction_markers_and_aborted_records(serving: Serving) -> None:
     """Or retention would take the markers and leave a log that starts above W."""
     events = make_events(300, 20)

@@ -17,7 +17,10 @@ from tiny_bundle import make_tiny_bundle
 
 from local.services import KafkaService, Valkey, free_ports
 
+either_way = pytest.mark.usefixtures("either_way")
 
+
+@either_way
 def test_every_event_is_predicted_and_every_state_is_the_offline_fold(serving: Serving) -> None:
     serving.send(make_events(5000, 200, skew="zipf"))
     with serving.running() as worker:
@@ -25,6 +28,7 @@ def test_every_event_is_predicted_and_every_state_is_the_offline_fold(serving: S
     serving.verify_clean(5000)
 
 
+@either_way
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 def test_compressed_input_is_served(serving: Serving, compression: str) -> None:
     serving.send(make_events(500, 20), compression)
@@ -49,6 +53,7 @@ def test_a_prediction_is_a_pure_function_of_log_and_bundle(serving: Serving) -> 
     assert prediction["bundle"] == serving.bundle.id
 
 
+@either_way
 def test_a_killed_worker_is_followed_by_one_that_goes_on_where_redis_says(
     serving: Serving,
 ) -> None:
@@ -113,6 +118,7 @@ def test_sigterm_drains_and_the_next_worker_repeats_nothing(serving: Serving) ->
     assert findings.predictions == len(events)
 
 
+@either_way
 def test_poison_records_go_to_the_dead_letter_topic_and_the_rest_goes_on(serving: Serving) -> None:
     good = make_events(300, 10)
     poison: list[tuple[bytes | None, bytes | None]] = [

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory_log import Rec, event
+from memory_log import event
 
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition
 from keyfold.worker.protocol import Acquired, Fence, Phase
+from keyfold.worker.records import Records
 from keyfold.worker.share import Share, take
 
 FENCE = Fence(1, "me", "bundle")
@@ -30,9 +31,9 @@ class Waiting:
     def room(self) -> int:
         return self._room
 
-    def take(self, most: int) -> list[Rec]:
+    def take(self, most: int) -> Records:
         taken, self.waiting = self.waiting[:most], self.waiting[most:]
-        return taken
+        return Records.of(taken)
 
 
 def shares(most: int, *owners: tuple[int, int]) -> list[Share]:

@@ -42,5 +42,5 @@ def cut(shares: Sequence[Share], most: int) -> list[Share]:
         count = min(len(share.records), most)
         most -= count
         if count:
-            kept.append(replace(share, records=share.records[:count], keys=share.keys[:count]))
+            kept.append(replace(share, records=share.records[:count]))
     return kept

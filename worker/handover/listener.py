@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from aiokafka.errors import KafkaError
 
 from keyfold.worker import phases
 from keyfold.worker.answers import Answers
 from keyfold.worker.partition import Partition
-from keyfold.worker.protocol import Phase, Record
+from keyfold.worker.protocol import Phase
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +50,15 @@ class Listener:
         """Begin anew, with a new ACQUIRE."""
         self._stands_since_s = None
 
-    async def listen(self, waiting: Sequence[Record]) -> None:
+    async def listen(self, next_offset: int | None) -> None:
         """Hear whose predictions the outputs are, and answer what is proposed. Raises NotOwner.
 
-        `waiting` are the records that were fetched and not taken yet.
+        `next_offset` is that of the first record that waits to be applied; None: none does.
         """
         partition, now_s = self._partition, asyncio.get_running_loop().time()
         before, emitted = partition.voice.record, self._emits if partition.voice.heard else None
-        if waiting:
-            partition.stand_before(waiting[0].offset)
+        if next_offset is not None:
+            partition.stand_before(next_offset)
         try:
             questions = phases.listen(partition, self._stood_s(now_s))
             await self._answers.give(questions, Phase.RUN)

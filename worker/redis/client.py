@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from keyfold.worker.redis.packing import pack_in_c
 from keyfold.worker.redis.route import SENTINEL_TIMEOUT_S, ClusterRedis, Routed, SentinelRedis
 from keyfold.worker.redis.url import Access, Place, parse_url, problem_with_url, without_password
 
@@ -74,7 +75,9 @@ def _server(url: str, timeout_s: float, **more: Any) -> Redis:
         "protocol": 2,
         **more,
     }
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    pool = BlockingConnectionPool.from_url(url, **options)
+    pack_in_c(pool)
+    return Redis.from_pool(pool)
 
 
 async def _refuse_replica(connection: AbstractConnection) -> None:

@@ -1,0 +1,240 @@
+"""What a fetch brought, left as bytes: aiokafka's record batches without an object per record.
+
+Owns which records of a fetched record set a reader of committed records sees, as aiokafka 0.14's
+PartitionRecords decides it, and where the next fetch begins; the native module reads what is in a
+batch (worker/native). Known here and in worker/consumer_thread.py: private names of aiokafka's
+fetcher, which tests/worker/test_fetched.py holds beside it. Old message formats, topics of agents
+and workers without the native module keep aiokafka's own objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from struct import Struct
+from typing import Any
+
+import aiokafka.consumer.fetcher as fetcher
+import numpy as np
+from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+from aiokafka.record.memory_records import MemoryRecords
+from numpy.typing import NDArray
+
+from keyfold.worker import native
+from keyfold.worker.protocol import Record
+from keyfold.worker.records import Records
+
+ROW_BYTES = 64  # of one record in memory, beside its key and value and the numbers here
+
+# base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and largest
+# timestamp, producer id and epoch, base sequence, number of records
+_HEADER = Struct(">qiibIhiqqqhii")
+_LENGTH_FROM = 12  # the length counts from the leader epoch on
+_MAGIC_AT = 16
+_CRC_FROM = 21
+_CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_DECODERS: dict[int, Callable[[bytes], bytes]] = {
+    1: gzip_decode, 2: snappy_decode, 3: lz4_decode, 4: zstd_decode,
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _One:
+    """One record, taken out."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """N records within one buffer."""
+
+    data: memoryview  # uncompressed records
+    offsets: NDArray[np.int64]  # (N,)
+    timestamps_ms: NDArray[np.int64]  # (N,)
+    places: NDArray[np.int32]  # (4,N) key at, its length, value at, its length; -1: null
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes in memory (N,), about."""
+        sizes: NDArray[np.int64] = self.places[1::2].clip(0).sum(axis=0, dtype=np.int64)
+        return sizes + ROW_BYTES
+
+    def key_column(self) -> list[bytes | None]:
+        """Return the N keys."""
+        return native.cut(self.data, self.places[0], self.places[1])
+
+    def value_column(self) -> list[bytes | None]:
+        """Return the N values."""
+        return native.cut(self.data, self.places[2], self.places[3])
+
+    @property
+    def key_bytes(self) -> int:
+        """Sum of the keys' lengths."""
+        return int(self.places[1].clip(0).sum())
+
+    def find(self, index: dict[bytes, int], slots: NDArray[np.intp]) -> list[int]:
+        """Set slots (N,) to what `index` has for the keys; return the rows it has nothing for."""
+        return native.find(self.data, self.places[0], self.places[1], index, slots)
+
+    def record(self, row: int) -> Record:
+        """Return one record."""
+        one = self.cut(row, row + 1)
+        return _One(
+            int(self.offsets[row]),
+            int(self.timestamps_ms[row]),
+            one.key_column()[0],
+            one.value_column()[0],
+        )
+
+    def cut(self, start: int, stop: int) -> Raw:
+        """Return rows [start, stop)."""
+        rows = slice(start, stop)
+        places = np.ascontiguousarray(self.places[:, rows])
+        return Raw(self.data, self.offsets[rows], self.timestamps_ms[rows], places)
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Return that this run can read."""
+        return True
+
+    def read_numbers(self, names: tuple[bytes, ...], table: NDArray[np.float64]) -> Sequence[int]:
+        """Read members of the values into table (N, len(names)); return the rows left out."""
+        return native.read_numbers(self.data, self.places[2], self.places[3], names, table)
+
+
+class RecordSet(MemoryRecords):  # type: ignore[misc]
+    """aiokafka's record set, which keeps its bytes within reach."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+    def all_of_version_2(self) -> bool:
+        """Whether every whole batch has the form that this module reads."""
+        at = 0
+        while len(self.data) - at > _MAGIC_AT:  # an old message may be shorter than a header
+            if self.data[at + _MAGIC_AT] != 2:
+                return False
+            at += _LENGTH_FROM + int.from_bytes(self.data[at + 8 : at + 12], "big", signed=True)
+            if at <= 0:
+                return False
+        return True
+
+
+class FetchedRecords:
+    """Stands in for aiokafka's PartitionRecords: gives all of a fetch as one item."""
+
+    def __init__(
+        self, where: str, data: bytes, aborted: Sequence[tuple[int, int]] | None, fetch_offset: int
+    ) -> None:
+        self._where, self._data = where, memoryview(data)
+        self._aborted = sorted(aborted or (), key=lambda transaction: transaction[1])
+        self._aborting: set[int] = set()  # producers whose transaction at this place was aborted
+        # Read by aiokafka: where the next fetch begins. It moves without records, too.
+        self.next_fetch_offset = fetch_offset
+
+    def __iter__(self) -> Iterator[Records]:
+        runs = _merged([run for run in self._runs() if len(run.offsets)])
+        if runs:
+            yield Records(runs)
+
+    def _runs(self) -> Iterator[Raw]:
+        data, at = self._data, 0
+        while len(data) - at >= _HEADER.size:
+            header = _HEADER.unpack_from(data, at)
+            end = at + _LENGTH_FROM + header[1]
+            if end > len(data):
+                return  # cut off by the fetch's limit; it comes again
+            if end < at + _HEADER.size:
+                raise CorruptRecordException(f"{self._where}: batch length {header[1]}")
+            if native.crc32c(data[at + _CRC_FROM : end]) != header[4]:
+                raise CorruptRecordException(f"Invalid CRC - {self._where}")
+            if self._is_for_readers(header, at, end):
+                yield self._read(header, at, end, self.next_fetch_offset)
+            self.next_fetch_offset = header[0] + header[6] + 1
+            at = end
+
+    def _is_for_readers(self, header: tuple[int, ...], at: int, end: int) -> bool:
+        """Whether a reader of committed records sees this batch."""
+        base, attributes, producer = header[0], header[5], header[9]
+        while self._aborted and self._aborted[0][1] <= base:
+            self._aborting.add(self._aborted.pop(0)[0])
+        if attributes & _CONTROL:
+            if self._is_abort_marker(header, at, end):
+                self._aborting.discard(producer)
+            return False
+        return not (attributes & _TRANSACTIONAL and producer in self._aborting)
+
+    def _is_abort_marker(self, header: tuple[int, ...], at: int, end: int) -> bool:
+        markers = self._read(header, at, end, from_offset=0)
+        key = markers.record(0).key if len(markers.offsets) else None
+        return key is not None and ControlRecord.parse(key) == ABORT_MARKER
+
+    def _read(self, header: tuple[int, ...], at: int, end: int, from_offset: int) -> Raw:
+        """Read the records of the batch at [at, end) from an offset on."""
+        attributes, base_time_ms, newest_ms, count = header[5], header[7], header[8], header[12]
+        begin = at + _HEADER.size
+        buffer = self._data
+        data = self._data[begin:end]
+        if attributes & _CODEC:
+            begin, data = 0, memoryview(_DECODERS[attributes & _CODEC](data.tobytes()))
+            buffer = data
+        if not 0 <= count <= len(data):  # before memory is asked for
+            raise CorruptRecordException(f"{self._where}: {count} records in {len(data)} bytes")
+        offsets, times = np.empty(count, np.int64), np.empty(count, np.int64)
+        spans = np.empty((count, 4), np.int32)
+        append_ms = newest_ms if attributes & _APPEND_TIME else -1
+        try:
+            found = native.parse_records(
+                data, count, header[0], base_time_ms, append_ms, from_offset, offsets, times, spans
+            )
+        except ValueError as error:
+            raise CorruptRecordException(f"{self._where}: {error}") from error
+        places = np.ascontiguousarray(spans[:found].T)
+        places[::2] += begin
+        return Raw(buffer, offsets[:found], times[:found], places)
+
+
+def _merged(runs: Sequence[Raw]) -> list[Raw]:
+    """Put runs of the same buffer together: a call of the native module for each would show."""
+    merged: list[Raw] = []
+    for _, group in groupby(runs, key=lambda run: id(run.data)):
+        same = list(group)
+        if len(same) > 1:
+            columns = [(run.offsets, run.timestamps_ms, run.places) for run in same]
+            offsets, times, places = zip(*columns, strict=True)
+            same = [
+                Raw(
+                    same[0].data, np.concatenate(offsets), np.concatenate(times),
+                    np.concatenate(places, axis=1),
+                )
+            ]  # fmt: skip
+        merged += same
+    return merged
+
+
+_left: set[str] = set()  # topics whose records stay bytes
+
+
+def leave_as_bytes(topic: str) -> None:
+    """Have aiokafka's fetcher in this program leave the records of one topic as bytes."""
+    _left.add(topic)
+    if fetcher.MemoryRecords is RecordSet:
+        return
+    plain = fetcher.PartitionRecords
+
+    def partition_records(
+        tp: Any, records: RecordSet, aborted: Any, fetch_offset: int, *rest: Any
+    ) -> Any:
+        if tp.topic not in _left or not records.all_of_version_2():
+            return plain(tp, records, aborted, fetch_offset, *rest)
+        return FetchedRecords(f"{tp.topic}:{tp.partition}", records.data, aborted, fetch_offset)
+
+    fetcher.MemoryRecords, fetcher.PartitionRecords = RecordSet, partition_records
