@@ -26,7 +26,7 @@ from keyfold.worker.liveness.watchdog import Watchdog, Watched
 from local.services import Child, KafkaService, free_ports
 
 LIMIT_S = 4.0
-HANGING = Path(__file__).parents[1] / "support" / "hanging_worker.py"
+HANGING = Path(__file__).parents[2] / "support" / "hanging_worker.py"
 
 
 class Watching:
