@@ -67,6 +67,7 @@ check: $(VENV)/installed-dev ## format, lint, types, imports, deployment files
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/hadolint --failure-threshold info deploy/Dockerfile
 	bash -n .ci/run
+	sh -n deploy/retrain/retrain.sh
 	@if docker compose version >/dev/null 2>&1; then set -x; $(COMPOSE) config --quiet; fi
 
 check: export MYPYPATH := .types:deploy:tests/support:tests/faults:tests/bench:tests

@@ -23,6 +23,7 @@ from keyfold.export.describe import describe
 from keyfold.export.errors import BundleError, Crash
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
+from keyfold.export.lineage import PARENT, WEIGHTS, weights_sha256
 from keyfold.export.motion import Motion
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def export(run: Path, out: Path) -> Path:
         step_sha256="",  # save fills it in
         min_rows=proof.min_rows,
         tolerance=proof.tolerance,
-        provenance=_provenance(run, metrics, proof),
+        provenance=_provenance(run, metrics, proof) | _lineage(model, metrics),
     )
     path = _write(out, manifest, converted.onnx, proof.golden, check_bundle)
     print(
@@ -175,6 +176,12 @@ def _provenance(run: Path, metrics: Mapping[str, Any], proof: Proof) -> dict[str
             "bit_identical_in_every_grouping": proof.identical,
         },
     }
+
+
+def _lineage(model: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells whose child this is, and lets others be its children."""
+    found = {WEIGHTS: weights_sha256(model.get_weights())}
+    return found | ({PARENT: metrics[PARENT]} if PARENT in metrics else {})
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -176,6 +176,8 @@ def _provenance(provenance: Mapping[str, Any]) -> Iterator[str]:
     for label, name in (("from run", "run"), ("created", "created"), ("data", "data_sha256")):
         if provenance.get(name):
             yield from _line(label, str(provenance[name]))
+    if parent := provenance.get("parent"):
+        yield from _line("parent", str(parent.get("bundle") or parent["run"]))
     for part, values in (provenance.get("metrics") or {}).items():
         shown = (f"{name} {value:.4g}" for name, value in values.items() if name != "events")
         yield from _line(part, f"{values.get('events', 0):,} events: {', '.join(shown)}")

@@ -141,10 +141,16 @@ def _files_read(kind: type, section: str, given: Mapping[str, Any], where: str) 
 
 
 def _read_secret(path: Any, source: str) -> str:
+    # Its name is never shown: who mistakes the setting writes the secret itself there.
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, TypeError) as error:
-        raise SettingsError(f"{source}: the file it names is not readable") from error
+        why = getattr(error, "strerror", None) or "expected a file of UTF-8 text"
+        raise SettingsError(f"{source}: the file it names is not readable: {why}") from error
+    secret = text.rstrip("\r\n")  # an editor's last line break is no part of it, blanks are
+    if not secret.strip():
+        raise SettingsError(f"{source}: expected text in the file it names, got an empty one")
+    return secret
 
 
 def _split(flags: Iterable[str]) -> list[tuple[str, str, str, str]]:

@@ -15,19 +15,18 @@ import csv
 import gzip
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import time, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
 
 from keyfold.export.errors import Crash
+from keyfold.export.parquet_rows import parquet_rows
 
-PARQUET_ROWS = 16_384  # read at a time: bounds memory
 # What pandas.read_csv takes for a missing value (keep_default_na, pandas 2.2).
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -35,6 +34,8 @@ MISSING = frozenset(
 )  # fmt: skip
 
 Row = tuple[int, bytes]  # number of the line or row, from 1; a JSON object
+Broken = Callable[[int, str], None]  # told of a row left out: its number, and where it is and why
+NO_TEXT = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no text
 
 
 class TableError(Crash):
@@ -98,13 +99,16 @@ def row_name(path: Path) -> str:
     return "line" if _suffix(path) in (".jsonl", ".ndjson") else "row"
 
 
-def read_rows(path: Path, form: TableForm | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, form: TableForm | None = None, broken: Broken | None = None
+) -> Iterator[Row]:
     """Yield a file's rows in order, with their numbers; empty lines are passed over.
 
     A ".gz" behind the suffix of CSV and JSON lines is unpacked. Raises TableError naming the file,
-    and the row where there is one. What a line of JSON holds is not looked at.
+    and the row where there is one; with `broken` it goes on behind rows that have too many cells or
+    are no text. What a line of JSON holds is not looked at.
     """
-    readers: dict[str, Callable[[Path, TableForm], Iterator[Row]]] = {
+    readers: dict[str, Callable[[Path, TableForm, Broken | None], Iterator[Row]]] = {
         ".csv": _csv, ".tsv": _csv, ".jsonl": _lines, ".ndjson": _lines, ".parquet": _parquet,
     }  # fmt: skip
     suffix = _suffix(path)
@@ -114,13 +118,12 @@ def read_rows(path: Path, form: TableForm | None = None) -> Iterator[Row]:
         raise TableError(f"{path}: expected an event log, got no such file")
     number = 0
     try:
-        for number, value in readers[suffix](path, form or TableForm()):
+        for number, value in readers[suffix](path, form or TableForm(), broken):
             yield number, value
     except UnicodeDecodeError as error:
-        raise TableError(
-            f"{path}, after {row_name(path)} {number}: expected text in {error.encoding}, got byte "
-            f"0x{error.object[error.start]:02x}; save the file as UTF-8 or name its encoding"
-        ) from error
+        byte = error.object[error.start]
+        place = f"{path}, after {row_name(path)} {number}"
+        raise TableError(f"{place}: {_no_text(error.encoding, byte)}") from error
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise TableError(
             f"{path}, after {row_name(path)} {number}: cannot be read: {error}"
@@ -135,6 +138,13 @@ def read_lines(stream: BinaryIO) -> Iterator[Row]:
             yield number, value
 
 
+def _no_text(encoding: str, byte: int) -> str:
+    return (
+        f"expected text in {encoding}, got byte 0x{byte:02x}; save the file as UTF-8 or name its "
+        "encoding"
+    )
+
+
 def _suffix(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
@@ -143,7 +153,7 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
-def _lines(path: Path, form: TableForm) -> Iterator[Row]:
+def _lines(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
     with _open(path) as stream:
         yield from read_lines(stream)
 
@@ -151,33 +161,59 @@ def _lines(path: Path, form: TableForm) -> Iterator[Row]:
 # -- CSV -------------------------------------------------------------------------------------------
 
 
-def _csv(path: Path, form: TableForm) -> Iterator[Row]:
+def _csv(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
     # utf-8-sig: Excel writes a byte order mark, which is no part of the first name.
     encoding = "utf-8-sig" if form.encoding.lower() in ("utf-8", "utf8") else form.encoding
+    errors = "strict" if broken is None else "surrogateescape"  # so that the next rows can be read
     separator = "\t" if _suffix(path) == ".tsv" and form.separator == "," else form.separator
     read = cell_reader(form)
-    with _open(path) as stream, io.TextIOWrapper(stream, encoding, newline="") as text:
+    with _open(path) as stream, io.TextIOWrapper(stream, encoding, errors, newline="") as text:
         rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
-        names = _names(path, next(rows, []))
+        names = _names(path, next(rows, []), form.encoding)
         number = 0
         for cells in rows:
             if not cells:
                 continue
             number += 1
-            if len(cells) > len(names) and any(cells[len(names) :]):
-                raise TableError(
-                    f"{path}, row {number}: expected {len(names)} cells as in the first line, got "
-                    f"{len(cells)}; is {separator!r} the separator?"
-                )
+            why = _problem(cells, len(names), separator)
+            if broken is not None:
+                why = why or _foreign(cells, form.encoding)
+            if why and broken is None:
+                raise TableError(f"{path}, row {number}: {why}")
+            if why and broken is not None:
+                broken(number, f"{path}, row {number}: {why}")
+                continue
             row = {name: None for name in names if name} | {
                 name: read(cell) for name, cell in zip(names, cells, strict=False) if name
             }
             yield number, orjson.dumps(row)
 
 
-def _names(path: Path, header: Sequence[str]) -> list[str]:
+def _problem(cells: Sequence[str], expected: int, separator: str) -> str:
+    """Say why cells are no row; "": they are one."""
+    if len(cells) > expected and any(cells[expected:]):
+        return (
+            f"expected {expected} cells as in the first line, got {len(cells)}; is {separator!r} "
+            "the separator?"
+        )
+    return ""
+
+
+def _foreign(cells: Sequence[str], encoding: str) -> str:
+    """Say which byte of cells is no text; "": none."""
+    for cell in cells:
+        found = NO_TEXT.search(cell)
+        if found is not None:
+            return _no_text(encoding, ord(found[0]) - 0xDC00)
+    return ""
+
+
+def _names(path: Path, header: Sequence[str], encoding: str) -> list[str]:
     """Return the names of the columns; one without a name (pandas' index) is left out later."""
     names = [name.strip() for name in header]
+    foreign = _foreign(names, encoding)
+    if foreign:
+        raise TableError(f"{path}, first line: {foreign}")
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         raise TableError(
@@ -220,59 +256,19 @@ def cell_reader(form: TableForm) -> Callable[[str], float | int | str | None]:
 # -- Parquet ---------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, form: TableForm) -> Iterator[Row]:
+def _parquet(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
     if path.suffix == ".gz":
         raise TableError(f"{path}: expected Parquet, which is compressed itself; unpack the .gz")
-    try:
-        import pyarrow  # heavy, and only this kind of file needs it
-        import pyarrow.parquet
-    except ImportError as error:
-        raise TableError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            for part in table.iter_batches(batch_size=PARQUET_ROWS):
-                for row in _whole_us(part).to_pylist():
-                    number += 1
-                    yield number, _dumps(path, number, row)
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        for number, row in enumerate(parquet_rows(path), 1):
+            if isinstance(row, bytes):
+                yield number, row
+            elif broken is not None:
+                broken(number, f"{path}, row {number}: {row}")
+            else:
+                raise TableError(f"{path}, row {number}: {row}")
+    except ImportError as error:
+        raise TableError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    except (ValueError, TypeError) as error:
         raise TableError(f"{path}, after row {number}: not readable as Parquet: {error}") from error
-
-
-def _whole_us(part: Any) -> Any:
-    """Round times in ns, which Python's datetime does not have, down to us."""
-    import pyarrow
-
-    fields = [
-        pyarrow.field(field.name, pyarrow.timestamp("us", field.type.tz))
-        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns"
-        else field
-        for field in part.schema
-    ]
-    return pyarrow.Table.from_batches([part]).cast(pyarrow.schema(fields), safe=False)
-
-
-def _dumps(path: Path, number: int, row: Any) -> bytes:
-    try:
-        return orjson.dumps(row, _plain, orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError as error:
-        # orjson gives what _plain raised as the cause.
-        raise TableError(
-            f"{path}, row {number}: has no form in JSON: {error.__cause__ or error}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON has instead of a value of a Parquet column."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise TypeError("a column of bytes that are no text") from error
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, time):
-        return value.isoformat()
-    raise TypeError(f"a column of {type(value).__name__}")

@@ -50,17 +50,16 @@ class Verdict:
         return not self.new <= self.old
 
 
-def earlier_run(path: Path, runs: Path) -> Path:
-    """Return the folder of an earlier run, given it or a bundle made of it."""
+def run_of(path: Path, runs: Path, option: str = "--against") -> Path:
+    """Return the folder of an earlier run, given it or a bundle made of it; `option` named it."""
     if (path / run.SPEC).is_file():
         return path.resolve()
     if not (path / contract.MANIFEST).is_file():
-        raise AgainstError(f"--against {path}: expected a training run's folder, or a bundle's")
+        raise AgainstError(f"{option} {path}: expected a training run's folder, or a bundle's")
     name = contract.load(path).manifest.provenance.get("run")
     if not name or not (runs / str(name) / run.SPEC).is_file():
         raise AgainstError(
-            f"--against {path}: expected the run it was made of, {name}, in {runs} (--out), got "
-            "none"
+            f"{option} {path}: expected the run it was made of, {name}, in {runs} (--out), got none"
         )
     return (runs / str(name)).resolve()
 

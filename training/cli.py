@@ -51,14 +51,22 @@ def _train(arguments: list[str]) -> int:
     parser.add_argument(
         "--against", type=Path, metavar="RUN_OR_BUNDLE", help="judge an earlier model as well"
     )
+    parser.add_argument(
+        "--parent",
+        type=Path,
+        metavar="RUN_OR_BUNDLE",
+        help="begin with an earlier model's weights"
+        " and keep its inputs, scaling and outputs: a fine-tune, which may go on with its states",
+    )
     given = parser.parse_args(arguments)
     from keyfold.training.config import read_config
 
     config = read_config(given.config, given.set)
     _prepare_tensorflow(config.fit.threads)
-    from keyfold.training.train import train
+    from keyfold.training.train import Earlier, train
 
-    train(config, given.config.stem, given.out, Console(), given.against)
+    earlier = Earlier(given.against, given.parent)
+    train(config, given.config.stem, given.out, Console(), earlier)
     return 0
 
 

@@ -113,10 +113,16 @@ def read_chunks(config: Config) -> Iterator[Chunk]:
     return read_files(config.data.files, config.data)
 
 
-def read_log(config: Config, chunks: Iterable[Chunk] | None = None) -> EventLog:
-    """Decode the log that the settings name, or these chunks of it. Raises Crash."""
+def read_log(
+    config: Config, chunks: Iterable[Chunk] | None = None, features: FeatureSpec | None = None
+) -> EventLog:
+    """Decode the log that the settings name, or these chunks of it. Raises Crash.
+
+    `features`: see build.
+    """
     chunks = read_chunks(config) if chunks is None else chunks
-    return build(config.data, chunks, keyed=bool(config.kafka.topic), forecast=config.forecast)
+    keyed = bool(config.kafka.topic)
+    return build(config.data, chunks, keyed=keyed, forecast=config.forecast, features=features)
 
 
 def spec_of(data: Data) -> FeatureSpec:

@@ -103,8 +103,8 @@ def fit(
     trainer = _Trainer(network, settings, loss)
     losses: list[tuple[float, float]] = []
     best, best_pass, kept = np.inf, 0, network.whole.get_weights()
-    if network.starts_naive:
-        # Of the naive forecast, which must be beaten to be left.
+    if network.starts_worthy:
+        # Of the naive forecast or the parent, which must be beaten to be left.
         best = trainer.measure(validation)
         report(0, best, best, True)
     for number in range(1, settings.passes + 1):

@@ -208,9 +208,16 @@ def coverage(y: Seq[Floats], part: Part, forecast: Forecast) -> float | None:
 
 
 def calibrate(
-    y: Seq[Floats], part: Part, forecast: Forecast, settings: ForecastSettings
+    y: Seq[Floats],
+    part: Part,
+    forecast: Forecast,
+    settings: ForecastSettings,
+    kept: tuple[float, ...] | None = None,
 ) -> Anomaly:
-    """Learn scales and threshold of the anomaly score from a part's events that count."""
+    """Learn scales and threshold of the anomaly score from a part's events that count.
+
+    `kept`: scales that stay what they are.
+    """
     squares = np.zeros(len(forecast.fields))
     counts = np.zeros(len(forecast.fields))
     for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True):
@@ -222,7 +229,7 @@ def calibrate(
     # A field that is always forecast exactly would flag its first rounding error.
     size = np.array([_size(part, number) for number in range(len(forecast.fields))])
     scales = np.maximum(scales, 1e-6 * size)
-    judged = Anomaly(tuple(scales.tolist()), 0.0, settings.anomaly_rate)
+    judged = Anomaly(kept or tuple(scales.tolist()), 0.0, settings.anomaly_rate)
     scores = np.concatenate(score(y, part, OutputSpec.of_forecast(forecast, judged)))[:, 0]
     scores = scores[~np.isnan(scores)]
     threshold = 0.0

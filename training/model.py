@@ -46,7 +46,8 @@ class Network:
     whole: Any  # keras.Model: x (B,T,F) -> y (B,T,O), from initial states
     stepping: Any  # keras.Model: [x, *states (B,H)] -> [y, *states]
     state_units: tuple[int, ...]  # H of every state tensor
-    starts_naive: bool = False  # untrained it forecasts that all stays as it is
+    # As it begins it is worth something: the naive forecast, or a parent's weights.
+    starts_worthy: bool = False
 
 
 def learn_scaling(

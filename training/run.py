@@ -23,6 +23,7 @@ from keyfold.export import layers as _layers  # noqa: F401 - registers what mode
 from keyfold.export.errors import Crash
 from keyfold.export.events import OutputSpec
 from keyfold.export.features import FeatureSpec
+from keyfold.export.lineage import WEIGHTS, weights_sha256
 from keyfold.export.motion import Motion
 from keyfold.training.config import Config, Data, Forecast, Model
 from keyfold.training.data import EventLog
@@ -92,9 +93,10 @@ def save(
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
+    weights = {WEIGHTS: weights_sha256(network.whole.get_weights())}
     _write(
         folder / METRICS,
-        {**report, "data": data, "versions": versions, "history": asdict(history)},
+        {**report, **weights, "data": data, "versions": versions, "history": asdict(history)},
     )
     draw_losses(history, folder / CURVE)
     link = folder.parent / LATEST
@@ -111,6 +113,8 @@ class Run:
     forecast: Forecast  # likewise
     features: FeatureSpec  # with what was learned of the inputs
     outputs: OutputSpec  # what its outputs mean
+    scaling: Scaling  # learned before the weights
+    model: Model  # the settings that it was built by
 
 
 def load(folder: Path) -> Run:
@@ -134,7 +138,7 @@ def load(folder: Path) -> Run:
         data["classes"] = outputs.names  # as they were found, if the settings named none
     forecast = Forecast(**_tuples(config.get("forecast", {})))
     features = FeatureSpec.from_json(spec["features"])
-    return Run(network, Data(**data), forecast, features, outputs)
+    return Run(network, Data(**data), forecast, features, outputs, scaling, settings)
 
 
 def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:

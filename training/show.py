@@ -158,6 +158,15 @@ def against(verdict: Verdict, part: str, console: Console) -> None:
     )
 
 
+def parent(name: str, history: History, console: Console) -> None:
+    """Say whether training has bettered the weights that it began with."""
+    if history.best_pass:
+        said = f"from the weights of {name}, better on validation than they are"
+    else:
+        said = f"no pass was better on validation than {name}: its weights are kept"
+    console.print(said, highlight=False, soft_wrap=True)
+
+
 def end(history: History, seconds: float, folder: Path, console: Console) -> None:
     """Say what was kept and what to do next."""
     kept = f"kept pass {history.best_pass} of {len(history.train_loss)}"

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from keyfold.export.outputs import Forecast, OutputSpec
+from keyfold.training import parent as parents
 from keyfold.training import run, show
-from keyfold.training.against import compare, earlier_run
+from keyfold.training.against import compare, run_of
 from keyfold.training.config import Config
 from keyfold.training.data import EventLog, build, read_chunks, read_log
 from keyfold.training.delayed import with_labels
@@ -27,8 +28,9 @@ from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
 from keyfold.training.fit import Loss, cross_entropy, fit, forecast_error, squared_error
 from keyfold.training.forecast import calibrate, changing, judge, learn_ahead, with_truth
 from keyfold.training.learned import finished, learn
-from keyfold.training.model import Scaling, learn_scaling
+from keyfold.training.model import Network, Scaling, learn_scaling
 from keyfold.training.model import build as build_network
+from keyfold.training.parent import Parent
 from keyfold.training.pictures import draw_forecasts
 from keyfold.training.sources import Chunk, read_files
 from keyfold.training.split import Part, split, whole
@@ -46,28 +48,40 @@ class Study:
     parts: Mapping[str, Part]  # by name, those that have events
 
 
-def train(
-    config: Config, name: str, runs: Path, console: Console, against: Path | None = None
-) -> Path:
-    """Train as the settings say and return the run's folder. Raises Crash with the reason.
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Earlier runs, or the bundles made of them; None: none."""
 
-    `against`: an earlier run, or the bundle made of one, to be judged on the same held-out events.
-    """
+    against: Path | None = None  # to be judged on the same held-out events
+    parent: Path | None = None  # whose weights are begun with
+
+
+NONE = Earlier()
+
+
+def train(
+    config: Config, name: str, runs: Path, console: Console, earlier_runs: Earlier = NONE
+) -> Path:
+    """Train as the settings say and return the run's folder. Raises Crash with the reason."""
     began = time.monotonic()
+    against = earlier_runs.against
+    parent = None if earlier_runs.parent is None else parents.load(earlier_runs.parent, runs)
+    if parent is not None:
+        config = parents.taken_over(config, parent)
     # Both models are to be judged on the same records; a topic grows meanwhile.
     chunks = None if against is None else list(read_chunks(config))
-    earlier = None if against is None else earlier_run(against, runs)
-    study = prepare(config, console, chunks)
+    earlier = None if against is None else run_of(against, runs)
+    study = prepare(config, console, chunks, parent)
     keras.utils.set_random_seed(config.fit.seed)
-    scaling = _scaling(study, config)
-    network = build_network(config.model, scaling, study.outputs)
+    scaling = _scaling(study, config) if parent is None else parent.run.scaling
+    network = _network(config, scaling, study.outputs, parent)
     loss = _loss(config, scaling, study.outputs)
     judged = (study.parts["train"], study.parts["validation"])
     with show.progress(config.fit.passes, console) as report:
         history = fit(network, judged, config.fit, loss, report)
 
     y = predict(network, whole(study.log.sequences))
-    study = _calibrated(study, y, config)
+    study = _calibrated(study, y, config, parent)
     metrics = {
         part_name: measure(_of(y, part), part, study.outputs, config.data.label_cap)
         for part_name, part in study.parts.items()
@@ -78,6 +92,9 @@ def train(
         verdict = compare((earlier, chunks), config, (part, _of(y, part)), study.outputs)
         details["against"] = asdict(verdict)
         show.against(verdict, last, console)
+    if parent is not None:
+        details["parent"] = parent.record
+        show.parent(parent.name, history, console)
     folder = run.new_folder(runs, name, datetime.now())
     seconds = time.monotonic() - began
     report_file = {"metrics": metrics, "seconds": round(seconds, 1), **details}
@@ -104,13 +121,29 @@ def _report(
         show.naive({last: naive}, console)
 
 
-def prepare(config: Config, console: Console, chunks: Sequence[Chunk] | None = None) -> Study:
-    """Read, join, split and finish a log."""
-    log = with_labels(read_log(config, chunks), config)
+def _network(
+    config: Config, scaling: Scaling, outputs: OutputSpec, parent: Parent | None
+) -> Network:
+    network = build_network(config.model, scaling, outputs)
+    if parent is None:
+        return network
+    network.whole.set_weights(parent.run.network.whole.get_weights())
+    return replace(network, starts_worthy=True)
+
+
+def prepare(
+    config: Config,
+    console: Console,
+    chunks: Sequence[Chunk] | None = None,
+    parent: Parent | None = None,
+) -> Study:
+    """Read, join, split and finish a log, with a parent's inputs or with what the log teaches."""
+    features = None if parent is None else parent.run.features
+    log = with_labels(read_log(config, chunks, features), config)
     show.log(log, console)
     # Only what counts for training teaches: split by time, that part has no later events.
     train_part = split(log.sequences, config.split).train
-    log = learn(log, train_part)
+    log = learn(log, train_part) if parent is None else finished(log)
     if not config.data.label:
         settings = config.forecast
         fields = settings.fields or changing(log, train_part)
@@ -145,12 +178,15 @@ def _of(y: Outputs, part: Part) -> Outputs:
     return [y[n][: len(s)] for n, s in zip(part.origins, part.sequences, strict=True)]
 
 
-def _calibrated(study: Study, y: Outputs, config: Config) -> Study:
+def _calibrated(study: Study, y: Outputs, config: Config, parent: Parent | None = None) -> Study:
     forecast = study.outputs.forecast
     if forecast is None or not config.forecast.anomaly:
         return study
     part = study.parts["validation"]
-    anomaly = calibrate(_of(y, part), part, forecast, config.forecast)
+    # With a threshold of its own a key's state holds past scores, in units of the scales.
+    before = None if parent is None else parent.run.outputs.anomaly
+    kept = before.scales if before is not None and before.dynamic is not None else None
+    anomaly = calibrate(_of(y, part), part, forecast, config.forecast, kept)
     return replace(study, outputs=replace(study.outputs, anomaly=anomaly))
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import faust
+from faust.app.base import BootStrategy
 from faust.auth import SASLCredentials, SSLCredentials
 
 from keyfold.worker import native
@@ -36,10 +37,11 @@ from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
 from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline, Shown
+from keyfold.worker.redis.first_answer import FirstAnswer
 from keyfold.worker.slots import Slots
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import Store
-from keyfold.worker.surroundings import Settings, Surroundings, retrying
+from keyfold.worker.surroundings import Settings, Surroundings
 from keyfold.worker.transactions import Transactions
 
 log = logging.getLogger(__name__)
@@ -50,10 +52,19 @@ EX_CRASH = 70  # EX_SOFTWARE of sysexits.h
 EX_USAGE = 2  # what worker/cli.py ends with for the same
 
 
+class Boot(BootStrategy):
+    """Faust's order of starting, with Redis' first answer between the pages and the consumer."""
+
+    def kafka_consumer(self) -> Any:
+        """Return what is started for consuming: nothing joins before the first of these has."""
+        return [self.app.first_answer, *super().kafka_consumer()]
+
+
 class App(faust.App):
     """A Faust app whose input topic is served by the pipeline."""
 
     logger = faust_log
+    BootStrategy = Boot
 
     def __init__(self, config: Config, settings_file: str = "worker.toml", **options: Any) -> None:
         self.config, self._settings_file = config, settings_file
@@ -81,6 +92,10 @@ class App(faust.App):
             ),
             lambda: [reading(owner) for owner in self.owners()],
             partial(os._exit, EX_CRASH),
+        )  # fmt: skip
+        self.first_answer = FirstAnswer(
+            self.store.policy_problems, (str(redis.access), config.kafka.group), self.fail,
+            loop=self.loop, beacon=self.beacon,
         )  # fmt: skip
         self._nonce = uuid.uuid4().hex
         self._codec = StateCodec(manifest, more, native.seal_states if self.native else None)
@@ -151,11 +166,15 @@ class App(faust.App):
         consumer = self._consumer
         return list(consumer.owners.values()) if consumer is not None else []
 
-    async def check_redis(self) -> None:
-        """Wait for Redis and say what in its settings can lose states. Raises RedisRefuses."""
-        problems = await retrying("Redis", self.store.policy_problems, lambda: self.failure is None)
-        for problem in problems or ():
-            log.warning("%s", problem)
+    @property
+    def waits_to_join(self) -> str:
+        """Why this worker has not asked the group for partitions yet, "" when it has."""
+        return self.first_answer.waits_because
+
+    async def on_started(self) -> None:
+        """Begin to serve, unless the worker was stopped before it joined."""
+        if not self.should_stop:
+            await super().on_started()
 
     def fail(self, error: BaseException) -> None:
         """Stop the whole worker: fail-stop, nothing unsaved counts."""
@@ -211,7 +230,6 @@ def create_app(config: Config, settings_file: str = "worker.toml") -> App:
             app.model.bundle.id, app.model.golden_difference,
         )  # fmt: skip
         try:
-            await app.check_redis()
             await app.pipeline.run(app.owners, worker.max_events, worker.max_resident_keys)
         except Crash as error:
             app.fail(error)

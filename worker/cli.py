@@ -23,6 +23,7 @@ from keyfold.worker.config import read_config
 from keyfold.worker.errors import SetUpError
 
 EX_USAGE = 2
+REDIS_SOON_S = 2.0  # longest first look at Redis
 EX_INTERRUPTED = 130  # as a shell says it of SIGINT
 COMMANDS = {"init": "first_day.init", "check": "check.cli", "repartition": "repartition.cli"}
 
@@ -83,10 +84,11 @@ def _serve(words: list[str]) -> int:
         # Imported late: --help and a wrong setting answer at once.
         from keyfold.worker.app import EX_CRASH, create_app
         from keyfold.worker.first_day.stop_after import stop_after
+        from keyfold.worker.kafka.session_timeout import check_session_timeout
         from keyfold.worker.kafka.topics import check_topics
         from keyfold.worker.key_field import expect_key_field
         from keyfold.worker.liveness.health import check_port
-        from keyfold.worker.liveness.last_words import LastWords
+        from keyfold.worker.liveness.last_words import LEAVE_S, LastWords
         from keyfold.worker.redis.refusals import check_redis
 
         check_port(config.worker.web_port)
@@ -96,7 +98,10 @@ def _serve(words: list[str]) -> int:
         app = create_app(config, file)
         topics = check_topics(config.kafka, config.connection, config.emit.alert_topic)
         loop.run_until_complete(topics)
-        loop.run_until_complete(check_redis(config.redis.access, config.redis.timeout_s))
+        loop.run_until_complete(check_session_timeout(config.kafka, config.connection))
+        # One that does not answer is waited for in the app, behind the pages that tell of it.
+        soon_s = min(config.redis.timeout_s, REDIS_SOON_S)
+        loop.run_until_complete(check_redis(config.redis.access, soon_s))
         expect_key_field(config, app.model.bundle.manifest.events, file)
         if arguments.max_events:
             stop_after(app.pipeline, arguments.max_events)
@@ -112,7 +117,7 @@ def _serve(words: list[str]) -> int:
         logging_config=_logging(arguments.log_level), blocking_timeout=0,
     )  # fmt: skip
     worker.spinner = None  # no progress bar, no cursor escapes: this is a service's log
-    last_words = LastWords(worker, app)
+    last_words = LastWords(worker, app, config.worker.drain_s + LEAVE_S)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:

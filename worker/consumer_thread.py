@@ -8,6 +8,7 @@ this project uses. It decides nothing. Made by worker/intake.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
@@ -15,9 +16,11 @@ from typing import Any, TypeVar
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalStateError,
+    KafkaError,
     KafkaTimeoutError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -32,6 +35,7 @@ faust_log = logging.getLogger("faust.keyfold")
 
 FETCH_WAIT_S = 0.1  # a seek waits at most so long for the fetch before it
 ASK_S = 5.0  # of one question to a broker; who asks tries again
+CLOSE_S = 2.0  # of leaving the group and closing its connections
 
 T = TypeVar("T")
 
@@ -51,6 +55,31 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self.app.native:
             leave_as_bytes(self.app.input_topic)
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group, without waiting for one that is stuck or for a Kafka that is away.
+
+        aiokafka waits for the answer to its JoinGroup, which comes when the slowest member has
+        joined; and where a fetch was about to be tried again it raises that one's CancelledError,
+        which would end this thread without a word to the main one.
+        """
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(CLOSE_S):
+                await super().on_thread_stop()
+                return
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._give_up_joining()
+
+    async def _give_up_joining(self) -> None:
+        """Tell the group that it need not count with us: it would keep partitions for us.
+
+        By another connection than the group's own, on which the answer to JoinGroup is due first.
+        """
+        coordinator, client = self._consumer._coordinator, self._consumer._client
+        if coordinator.member_id and coordinator.coordinator_id is not None:
+            leaving = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+            await client.send(coordinator.coordinator_id, leaving)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leave Faust's livelock warnings to the topics whose events go through Faust."""
@@ -133,6 +162,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Raise the KafkaError for which the group does not let this member in, if there is one."""
         if self._consumer is not None:
             self._consumer._coordinator.check_errors()
+
+    @property
+    def member_id(self) -> str:
+        """This worker's id in the group, "" before it has one."""
+        return "" if self._consumer is None else str(self._consumer._coordinator.member_id)
 
     async def log_bounds(self, tp: TopicPartition) -> tuple[int, int]:
         """Return the log's start and (last stable) end."""

@@ -35,6 +35,8 @@ from keyfold.worker.consumer_thread import FETCH_WAIT_S, ConsumerThread, faust_l
 from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.kafka.farewell import end_at_once
+from keyfold.worker.kafka.group_wait import GroupWait
+from keyfold.worker.kafka.session_timeout import refused
 from keyfold.worker.kafka.topics import TopicIds
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
@@ -64,6 +66,9 @@ class Consumer(driver.Consumer):
         self._asked: asyncio.Future[Topic] | None = None  # one answer for all partitions
         self._asked_at = float("-inf")  # when, by the loop's clock
         self._known: Topic | None = None  # the last answer
+        self._group_wait = GroupWait(
+            self.app.config.connection, self.app.config.kafka.group, self.app.conf.broker_client_id
+        )
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -215,6 +220,7 @@ class Consumer(driver.Consumer):
         while not self.should_stop:
             await self.sleep(HINT_S)
             await self._check_group()
+            await self._group_wait.look(joined=self.app.joined, member=self._thread.member_id)
             if not self.app.rebalancing:
                 running = [o for o in self.owners.values() if o.partition.phase is Phase.RUN]
                 await self._tell_kafka(running)
@@ -232,13 +238,7 @@ class Consumer(driver.Consumer):
         except KafkaTimeoutError:
             pass  # a stuck thread is the watchdog's
         except InvalidSessionTimeoutError:
-            self.app.fail(
-                SetUpError(
-                    "kafka.session_timeout_s: expected what the brokers allow (their "
-                    "group.min.session.timeout.ms and group.max.session.timeout.ms), got "
-                    f"{self.app.config.kafka.session_timeout_s:g}"
-                )
-            )
+            self.app.fail(SetUpError(refused(self.app.config.kafka)))
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             self.app.fail(error)  # which names the right that is missing
         except KafkaError as error:

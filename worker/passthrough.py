@@ -1,10 +1,11 @@
 """Members of an event that its prediction repeats (worker.passthrough).
 
-Owns reading them out of the record and where they stand in the prediction. They are data for
-whoever reads predictions and change nothing in the fold: an event without them is still one. An
-event's producer decides how large they are, and one prediction that fits no request would end every
-worker that takes its partition: so there is an end to their size. Called by worker/pipeline.py,
-only where members are asked for.
+Owns cutting them out of the record and where they stand in the prediction. Each is repeated as the
+JSON text that it was, without the spaces: 1.10 stays 1.10, and an integer keeps all its digits.
+They are data for whoever reads predictions and change nothing in the fold: an event without them is
+still one. An event's producer decides how large they are, and one prediction that fits no request
+would end every worker that takes its partition: so there is an end to their size. Called by
+worker/pipeline.py, only where members are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import orjson
 
 from keyfold.export.events import EventSpec
@@ -20,13 +22,23 @@ from keyfold.worker.errors import Reject
 
 MOST_BYTES = 64 * 1024  # of the member "event"; a larger one is null
 GAP = b',"gap":true}'  # of a prediction whose key may have lost events: the last member
+ABSENT = msgspec.Raw(b"")
 
 
 class Passthrough:
     """Adds the members at some paths to predictions."""
 
     def __init__(self, paths: Sequence[str], events: EventSpec) -> None:
-        self._paths = [(path, path.split(".")) for path in paths]
+        routes = [(path, *path.split(".")) for path in paths]
+        # Of an event: the members of that very name, and those that others may be nested in.
+        own = list(dict.fromkeys(name for path, head, *_ in routes for name in (path, head)))
+        self._event = _texts_of(own)
+        self._places = [
+            (own.index(path), own.index(head), [_texts_of([name]) for name in inner])
+            for path, head, *inner in routes
+        ]
+        names = [orjson.dumps(path).replace(b"%", b"%%") + b":%b" for path in paths]
+        self._form = b"{" + b",".join(names) + b"}"
         self._json: Callable[[bytes], bytes] | None = None
         if events.decoder:
             self._json = json_of(events.decoder)
@@ -41,29 +53,43 @@ class Passthrough:
     def _members(self, value: bytes | None) -> bytes:
         """Return the members as a JSON object; null where they cannot be read or are too large."""
         try:
-            event = orjson.loads(value or b"" if self._json is None else self._json(value or b""))
-        except (orjson.JSONDecodeError, Reject):
-            # The decoder takes less than all of the record: text that is no UTF-8 may stand
-            # elsewhere in it.
+            event = value or b"" if self._json is None else self._json(value or b"")
+            if not event.isascii():
+                event.decode()  # no UTF-8: what is cut out is not looked at otherwise
+            own = self._event(event)
+            found = [
+                own[place] or (_nested(own[head], inner) if inner else ABSENT) or b"null"
+                for place, head, inner in self._places
+            ]
+            text = msgspec.json.format(self._form % tuple(found), indent=-1)  # without the spaces
+            orjson.loads(text)  # 1e999 is JSON, but few can read it
+        except (msgspec.MsgspecError, UnicodeDecodeError, orjson.JSONDecodeError, Reject):
             return b"null"
-        members = {path: _at(event, path, names) for path, names in self._paths}
-        try:
-            text = orjson.dumps(members)
-        except orjson.JSONEncodeError:  # nested deeper than it writes, though not than it reads
-            return b"null"
-        # Not the record's size: 1e9 is written as 1000000000.0.
         return text if len(text) <= MOST_BYTES else b"null"
 
 
-def _at(event: Any, path: str, names: Sequence[str]) -> Any:
-    """Return what stands at a path: the event's own member of that name, or a nested one."""
-    if path in event:
-        return event[path]
-    for name in names:
-        if not isinstance(event, dict) or name not in event:
-            return None
-        event = event[name]
-    return event
+def _texts_of(names: Sequence[str]) -> Callable[[bytes | msgspec.Raw], tuple[msgspec.Raw, ...]]:
+    """Return the function from an object's JSON to its members' JSON; ABSENT: it has no such one.
+
+    It raises MsgspecError for what is no object.
+    """
+    attributes: Any = [(f"c{number}", msgspec.Raw, ABSENT) for number in range(len(names))]
+    rename = {f"c{number}": name for number, name in enumerate(names)}
+    decode: Any = msgspec.json.Decoder(msgspec.defstruct("Row", attributes, rename=rename)).decode
+    astuple: Any = msgspec.structs.astuple
+    return lambda text: astuple(decode(text))
+
+
+def _nested(
+    text: msgspec.Raw, inner: Sequence[Callable[[msgspec.Raw], tuple[msgspec.Raw, ...]]]
+) -> msgspec.Raw:
+    """Return the JSON of what is in an object's JSON, one step after the other, if it is."""
+    for step in inner:
+        try:
+            (text,) = step(text)
+        except msgspec.MsgspecError:  # no object, or nothing
+            return ABSENT
+    return text
 
 
 def _with(payload: bytes, members: bytes) -> bytes:

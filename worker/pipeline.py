@@ -185,7 +185,8 @@ class Pipeline:
         scores = None if rows.scores is None else rows.scores[stepped]
         payloads = self._encoder.encode(share.number, caused, rows.y[stepped], scores)
         if self._passthrough is not None:
-            values = [share.records[row].value for row in (stepped - share.first).tolist()]
+            column = share.records.value_column()
+            values = [column[row] for row in (stepped - share.first).tolist()]
             payloads = self._passthrough.added(payloads, values)
         dead_letters = []
         for row in sorted(rows.rejects.keys() & range(share.rows.start, share.rows.stop)):

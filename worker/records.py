@@ -211,6 +211,10 @@ class Records(Sequence[Record]):
             begin = end
         return Found(slots, unknown)
 
+    def value_column(self) -> list[bytes | None]:
+        """Return the values."""
+        return [value for run in self.runs for value in run.value_column()]
+
     def key_column(self) -> list[bytes | None]:
         """Return the keys."""
         return [key for run in self.runs for key in run.key_column()]

@@ -2,7 +2,7 @@
 
 Owns what stands between the contract (x (B,T,F), lengths (B,), states rows first) and the layout
 that the graph has. It decides nothing: which layout a graph has is found by layout.py, and whether
-the result is right is proven by wrap_proof.py. Called by wrap.py.
+the result is right is proven by proof.py. Called by cli.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 from keyfold.export.states import StateSpec
-from keyfold.export.wrap.own_graph import Names, WrapError, element, first_line, freed
+from keyfold.export.wrap.own_graph import Names, WrapError, bodies_of, element, first_line, freed
 
 PREFIX = "model/"  # of every name of the graph that is wrapped
 
@@ -65,7 +64,7 @@ def dress(model: Any, names: Names, layout: Layout, contract: Contract) -> bytes
     ):
         around.state(state, (before, after), rows, elements[before])
     around.y(names.y, layout.y, contract)
-    inner = onnx.compose.add_prefix(inner, PREFIX)
+    _rename(inner.graph)
     graph = helper.make_graph(
         [*around.before, *inner.graph.node, *around.behind],
         "keyfold_step",
@@ -81,6 +80,25 @@ def dress(model: Any, names: Names, layout: Layout, contract: Contract) -> bytes
     except onnx.checker.ValidationError as error:
         raise WrapError(f"step graph: expected valid ONNX, got: {first_line(error)}") from error
     return bytes(made.SerializeToString(deterministic=True))
+
+
+def _rename(graph: Any) -> None:
+    """Put PREFIX before every name, also in the bodies of loops, which use names from outside.
+
+    onnx.compose.add_prefix leaves out the weights that a body uses.
+    """
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = PREFIX + value.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = PREFIX + sparse.values.name
+    for node in graph.node:
+        node.name = PREFIX + node.name if node.name else ""
+        for names in (node.input, node.output):
+            names[:] = [PREFIX + name if name else "" for name in names]
+        for attribute in node.attribute:
+            for body in bodies_of(attribute):
+                del body.value_info[:]  # sizes that the exporter saw
+                _rename(body)
 
 
 class _Around:

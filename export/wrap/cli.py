@@ -20,6 +20,7 @@ from keyfold.export.bundle import Manifest
 from keyfold.export.states import OWN_PREFIXES, StateSpec
 from keyfold.export.verify import check_bundle
 from keyfold.export.wrap.adapt import Contract, dress
+from keyfold.export.wrap.exported import check_operators, loosened
 from keyfold.export.wrap.layout import Found, Sizes, check_names, find_layout
 from keyfold.export.wrap.own_graph import (
     FLOATS,
@@ -111,6 +112,8 @@ def wrap_graph(model: Any, request: Request, x: Floats, truths: Sequence[Truth])
     names = _names(model, request)
     sizes = Sizes(request.features.columns, request.outputs.names, request.graph.layout)
     check_names(model, names, sizes)
+    check_operators(model, request.graph.max_steps is None)
+    model = loosened(model)
     found = find_layout(model, names, sizes)
     several = request.graph.max_steps is None
     claims = Claims(
@@ -166,6 +169,13 @@ def _names(model: Any, request: Request) -> Names:
     """Complete the names that the owner gave by those that are left."""
     graph = request.graph
     before, after = ({pair[side] for pair in graph.states} for side in (0, 1))
+    if len(inputs_of(model)) == 1:
+        raise WrapError(
+            "graph: expected an input for the event and one for every state, got "
+            f"{', '.join(inputs_of(model))} alone: it keeps nothing from one call to the next; "
+            "export a module that takes its states and returns them (PyTorch: forward(x, h, c) -> "
+            "y, h, c)"
+        )
     inputs = [name for name in inputs_of(model) if name not in {*before, graph.lengths}]
     outputs = [value.name for value in model.graph.output if value.name not in after]
     if not graph.states:

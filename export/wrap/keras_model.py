@@ -3,7 +3,7 @@
 Owns the two forms that such a model has: one input (sequences, windows, or `stateful` layers),
 whose recurrent layers convert.py turns into states, or one input for every state, as an inference
 model with `return_state` has. It knows Keras; the graph's layout and the proof are the same as for
-any other ONNX graph. Called by wrap.py, and only for Keras: it loads TensorFlow.
+any other ONNX graph. Called by cli.py, and only for Keras: it loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -44,11 +44,21 @@ def read_keras(request: Request, x: Floats) -> tuple[Any, Graph, list[Truth]]:
     from keyfold.export.convert import load_model
 
     model = load_model(request.model)
+    _fix_numbers(model)
     if len(model.inputs) == 1:
         return _of_sequences(model, request, x)
     names = _names(model)
     graph = _named(request.graph, *names)
     return _to_onnx(model, *names), graph, [_stepped(model, graph, request, x)]
+
+
+def _fix_numbers(model: Any) -> None:
+    """Let Normalization layers hold plain numbers: tf2onnx makes graph inputs of their tensors."""
+    import keras
+
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
 def parity(file: Path, x: Floats, scaling: Scaling) -> Truth:

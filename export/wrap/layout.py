@@ -3,7 +3,7 @@
 Owns the search: every order that the declared sizes allow is tried with odd numbers of rows and
 steps, and counts only if shapes come out as they must and no row changes another one. It knows
 ONNX Runtime and the graph's names, not bundles; whether the dressed graph is right is proven by
-wrap_proof.py. Called by wrap.py.
+proof.py. Called by cli.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from keyfold.export.wrap.adapt import Layout
@@ -25,19 +24,21 @@ from keyfold.export.wrap.own_graph import (
     WrapError,
     dims_of,
     element,
-    first_line,
     freed,
     inputs_of,
     kept_dtype,
 )
+from keyfold.export.wrap.running import quiet_session, said, why_fixed
 
 X_ORDERS = {3: ("BTF", "TBF"), 2: ("BF",)}
 Y_ORDERS = ("BTO", "TBO", "BO", "BT", "TB", "B")
 ODD_SIZES = (7, 11, 13, 17, 19, 23, 29, 31)  # of rows and steps: mistaken for nothing else
-FATAL_ONLY = 4  # ONNX Runtime's log level: what fails here is expected to
-EXPORT_HINT = "export it with dynamic axes (torch.onnx.export: dynamic_axes or dynamic_shapes)"
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class SizesError(WrapError):
+    """A graph does not run in sizes that its exporter did not see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,14 @@ def _check_kinds(
 def find_layout(model: Any, names: Names, sizes: Sizes) -> Found:
     """Find the graph's layout. Raises WrapError: what was tried, what it said."""
     probe = _Probe(model, names, sizes)
-    first_error = ""
+    first_error: WrapError | None = None
     for orders, axes in probe.candidates():
         try:
             return probe.attempt(orders, axes)
         except WrapError as error:
-            first_error = first_error or str(error)
-    raise WrapError(f"graph: {first_error}{probe.why_fixed()}")
+            first_error = first_error or error
+    hint = probe.why_fixed() if isinstance(first_error, SizesError) else ""
+    raise WrapError(f"graph: {first_error}{hint}")
 
 
 class _Probe:
@@ -181,7 +183,8 @@ class _Probe:
         y, *after = self._run(feed)
         for state, value in zip(self._states, after, strict=True):
             if value.shape != feed[state.name].shape:
-                raise WrapError(
+                kind = WrapError if self._rows in value.shape else SizesError
+                raise kind(
                     f"state {state.name!r}: expected the same shape behind the step, "
                     f"{feed[state.name].shape}, got {value.shape}; is it paired rightly?"
                 )
@@ -193,7 +196,8 @@ class _Probe:
             if tuple(sizes[letter] for letter in order) == y.shape and ("O" in order or count == 1)
         ]
         if not orders:
-            raise WrapError(
+            kind = WrapError if self._rows in y.shape else SizesError
+            raise kind(
                 f"y {self._names.y!r}: expected {count} numbers "
                 f"({', '.join(self._sizes.outputs)}) for each of {self._rows} rows x {steps} "
                 f"steps, got shape {y.shape}"
@@ -247,35 +251,13 @@ class _Probe:
         try:
             return list(self._session.run(self._outputs, feed))
         except Exception as error:  # ONNX Runtime's own exception classes have no common root
-            raise WrapError(
-                f"expected it to run for {self._rows} rows, got: {_plain(error)}"
-            ) from error
+            shape = feed[self._x.name].shape
+            raise SizesError(f"expected it to run with x {shape}, got: {said(error)}") from error
 
     def why_fixed(self) -> str:
-        """Return a hint where the graph does run, but in the declared sizes only."""
-        sizes = [(value, dims_of(value)) for value in (self._x, *self._states)]
-        if not all(isinstance(size, int) for _, dims in sizes for size in dims):
-            return ""
-        if self._lengths is not None:
-            return ""
-        feed = {value.name: self._numbers(value, [int(d) for d in dims]) for value, dims in sizes}
-        try:
-            self._run(feed)
-        except WrapError:
-            return ""
-        shown = ", ".join(str(size) for size in sizes[0][1])
-        return f"; it runs as ({shown}) only: {EXPORT_HINT}"
-
-
-def quiet_session(graph: bytes) -> Any:
-    """Open a graph on one thread, as the worker does. Raises WrapError."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = FATAL_ONLY
-    try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise WrapError(f"graph: ONNX Runtime cannot load it: {_plain(error)}") from error
+        """Return a hint where the graph does run, but in sizes of the exporter's."""
+        lengths = [self._lengths] if self._lengths is not None else []
+        return why_fixed(self._session, self._x, [*self._states, *lengths])
 
 
 def _row_axes(dims: tuple[int | str, ...]) -> list[int]:
@@ -295,9 +277,3 @@ def _row_axes(dims: tuple[int | str, ...]) -> list[int]:
 def _other_dims(state: Any, axis: int) -> tuple[int, ...]:
     dims = dims_of(state)
     return tuple(int(size) for at, size in enumerate(dims) if at != axis)
-
-
-def _plain(error: Exception) -> str:
-    """Return what ONNX Runtime says without its file names and codes."""
-    text = first_line(error)
-    return text.rpartition("Status Message: ")[2][:300]

@@ -2,11 +2,12 @@
 
 Owns the reading (weights in other files, old operator sets, comments) and the copies of a graph
 whose sizes are free or whose recurrent operators heed lengths. It knows nothing of keyfold's
-contract beyond the element types of states. Called by layout.py, adapt.py and wrap.py.
+contract beyond the element types of states. Called by layout.py, adapt.py and cli.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def read_graph(file: Path) -> Any:
         model = onnx.load(file)
     except FileNotFoundError as error:
         raise WrapError(f"{file}: expected an ONNX model: {error}") from error
+    except onnx.checker.ValidationError as error:  # weights in a file beside that is not there
+        raise WrapError(
+            f"{file}: expected its weights in a file beside it: {first_line(error)} Copy both "
+            "(PyTorch's newer exporter writes model.onnx and model.onnx.data), or export with "
+            "external_data=False"
+        ) from error
     except Exception as error:  # protobuf's and onnx's own classes have no common root
         raise WrapError(f"{file}: expected an ONNX model, got something else: {error}") from error
     if not model.graph.output:
@@ -145,6 +152,11 @@ def with_lengths(model: Any) -> Any | None:
     return copy
 
 
+def bodies_of(attribute: Any) -> list[Any]:
+    """Return the graphs that an operator's attribute holds: a loop's body, both sides of an If."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def first_line(error: object) -> str:
     """Return an error's first line that says something."""
     lines = [line.strip() for line in str(error).splitlines()]
@@ -153,8 +165,20 @@ def first_line(error: object) -> str:
 
 def _strip(model: Any) -> None:
     """Drop comments: exporters write the paths of their user's sources there."""
-    graph = model.graph
+    _clear([model])
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: Any) -> None:
     values = (*graph.input, *graph.output, *graph.value_info)
-    for part in (model, graph, *graph.node, *graph.initializer, *values):
+    _clear([graph, *graph.node, *graph.initializer, *values])
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        attribute.ClearField("doc_string")
+        for body in bodies_of(attribute):
+            _strip_graph(body)
+
+
+def _clear(parts: Iterable[Any]) -> None:
+    for part in parts:
         part.ClearField("doc_string")
         part.ClearField("metadata_props")

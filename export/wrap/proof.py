@@ -2,7 +2,7 @@
 
 Owns the checks that a wrapped bundle must pass before it is written: the same results however
 events are grouped, states that are really carried, and the owner's golden sequences. The graph is
-run as the worker runs it. It knows the contract and nothing of the graph inside. Called by wrap.py.
+run as the worker runs it. It knows the contract and nothing of the graph inside. Called by cli.py.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def prove(step: Step, inputs: Floats, claims: Claims) -> Proof:
         source, steps = truth.source, int(truth.lengths.max())
         worst, allowed, of_scale = _compare_with(step, truth, claims.near)
         relative = max(relative, of_scale)
+        if steps == 1:
+            notes.append(f"{source}: sequences of one step say nothing about states: give longer")
     if not claims.truths:
         notes.append(
             "nothing to compare with (--golden, --parity): only the owner knows whether "
@@ -209,7 +211,9 @@ def _compare_with(step: Step, truth: Truth, near: float) -> tuple[float, float, 
         raise WrapError(
             f"{truth.source}: expected outputs within {near * scale:.3g}, got a difference of "
             f"{gaps[first]:.3g} at step {first + 1} of {truth.x.shape[1]}; check the pairs of "
-            "--states, their initial values, the order of the features and the scaling"
+            "--states, their initial values, the order of the features and the scaling; x is "
+            "(rows, steps, columns) in the events' own units, y what is predicted, behind any "
+            "--activation"
         )
     return float(gaps.max()), near * scale, float(gaps.max()) / scale
 

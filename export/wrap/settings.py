@@ -1,7 +1,7 @@
 """What the owner of a model says about it: flags of `keyfold-export wrap`, or a small TOML file.
 
 Owns the arguments, the form of the file, and the specs made of them. A flag beats the file. It
-knows nothing of graphs: whether the names exist is layout.py's question. Called by wrap.py.
+knows nothing of graphs: whether the names exist is layout.py's question. Called by cli.py.
 
 The file has the parts of a manifest, as far as they are set:
 

@@ -1,7 +1,7 @@
 """A wrapped step graph that runs, and the ways of cutting the same events into calls of it.
 
 Owns one ONNX Runtime session, set up as the worker sets up its own, and the carrying of states from
-call to call. It judges nothing. Called by wrap_proof.py.
+call to call. It judges nothing. Called by proof.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.states import StateSpec, cold
-from keyfold.export.wrap.layout import quiet_session
+from keyfold.export.wrap.running import quiet_session
 
 Floats = NDArray[np.float32]
 States = dict[str, NDArray[Any]]

@@ -1,7 +1,7 @@
 """What a wrapped graph is compared with: its owner's sequences, and inputs to run both on.
 
 Owns the form of golden.npz as an owner writes it, and the drawing of inputs: a bundle holds no
-record of anybody. It runs no model. Called by wrap.py and wrap_keras.py; used by wrap_proof.py.
+record of anybody. It runs no model. Called by cli.py and keras_model.py; used by proof.py.
 """
 
 from __future__ import annotations

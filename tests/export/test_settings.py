@@ -110,6 +110,37 @@ def test_a_secret_as_a_flag_is_refused_because_ps_shows_it() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "the file it names is not readable: No such file or directory"),
+        (b"", "expected text in the file it names, got an empty one"),
+        (b"\r\n\n", "expected text in the file it names, got an empty one"),
+        (b"\xff\xfe", "the file it names is not readable: expected a file of UTF-8 text"),
+    ],
+)
+def test_a_secret_file_of_no_use_is_one_line_that_names_the_setting(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    path = tmp_path / SECRET  # some write the secret itself there
+    if content is not None:
+        path.write_bytes(content)
+    file = write(tmp_path, f'[server]\nurl = "u"\ntoken_file = "{path}"\n')
+    with pytest.raises(SettingsError) as caught:
+        settings.read(Everything, file, {})
+    assert str(caught.value) == f"{file}: server.token_file: {why}"
+
+
+def test_of_a_secret_file_only_the_last_line_break_is_no_part_of_the_secret(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "token"
+    for end in ("", "\n", "\r\n"):
+        path.write_bytes(f" {SECRET} {end}".encode())
+        got = settings.read(Everything, None, {}, ["server.url=u", f"server.token_file={path}"])
+        assert got.server.token == f" {SECRET} "
+
+
 def test_a_secret_given_twice_in_one_place_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, f'[server]\nurl = "u"\ntoken = "{SECRET}"\ntoken_file = "/x"\n')
     with pytest.raises(SettingsError, match=r"server\.token_file: expected server\.token or this"):

@@ -107,6 +107,33 @@ def test_row_with_too_many_cells_is_named(tmp_path: Path) -> None:
         csv(tmp_path, "a,b\n1,2\n1,2,5\n")
 
 
+def going_on(path: Path) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
+    """Return the rows of a file, and those left out: number and why."""
+    told: list[tuple[int, str]] = []
+    found = read_rows(path, None, lambda number, why: told.append((number, why)))
+    return [(number, json.loads(value)) for number, value in found], told
+
+
+def test_a_reader_can_go_on_behind_rows_that_are_no_rows_or_no_text(tmp_path: Path) -> None:
+    text = b'a,b\n1,2\n1,2,5\n\n\xfc,"\n"\n\xc3\xbc,4\n'
+    path = written(tmp_path, "log.csv", text)
+    found, told = going_on(path)
+    assert found == [(1, {"a": 1, "b": 2}), (4, {"a": "ü", "b": 4})]
+    assert told == [
+        (2, f"{path}, row 2: expected 2 cells as in the first line, got 3; is ',' the separator?"),
+        (3, f"{path}, row 3: expected text in utf-8, got byte 0xfc; save the file as UTF-8 or name "
+            "its encoding"),
+    ]  # fmt: skip
+    with pytest.raises(TableError, match=r"after row 0: expected text in utf-8, got byte 0xfc"):
+        rows(path)
+
+
+def test_names_that_are_no_text_end_the_reading(tmp_path: Path) -> None:
+    path = written(tmp_path, "log.csv", b"a,gr\xf6\xdfe\n1,2\n")
+    with pytest.raises(TableError, match=r"log\.csv, first line: expected text in utf-8, got .*f6"):
+        going_on(path)
+
+
 def test_repeated_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"log\.csv: expected distinct column names, .*: a"):
         csv(tmp_path, "a,b,a\n1,2,3\n")
@@ -246,3 +273,19 @@ def test_missing_file_and_cut_off_archive_are_named(tmp_path: Path) -> None:
 def test_form_that_cannot_be_is_refused(wrong: dict[str, str], message: str) -> None:
     with pytest.raises(TableError, match=re.escape(message)):
         TableForm(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_reader_can_go_on_behind_parquet_rows_that_are_no_text(tmp_path: Path) -> None:
+    pyarrow, file = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    raw = pyarrow.array([b"x", b"\xff", b"y"])
+    text = pyarrow.StringArray.from_buffers(3, *raw.buffers()[1:])  # as a careless writer does
+    path = tmp_path / "log.parquet"
+    file.write_table(pyarrow.table({"a": text, "b": [b"x", b"y", b"\xfe"]}), path)
+    found, told = going_on(path)
+    assert found == [(1, {"a": "x", "b": "x"})]
+    assert told == [
+        (2, f"{path}, row 2: expected text in utf-8, got byte 0xff"),
+        (3, f"{path}, row 3: has no form in JSON: a column of bytes that are no text"),
+    ]
+    with pytest.raises(TableError, match=r"row 2: expected text in utf-8, got byte 0xff"):
+        rows(path)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 from secured_serving import PASSWORD, SecuredServing
 
 from keyfold.worker.errors import RedisRefuses
-from keyfold.worker.redis import refusals as redis_refusals
+from keyfold.worker.redis import door
 from keyfold.worker.redis.client import connect, connect_sync
 from keyfold.worker.redis.refusals import check_redis, explain
 from keyfold.worker.redis.url import Access
@@ -88,7 +90,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_who_is_not_let_in_is_told_why_in_one_line(
     name: str, secured_valkey: SecuredValkey, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_refusals, "KNOCK_S", 0.5)
+    monkeypatch.setattr(door, "KNOCK_S", 0.5)
     front, changes, said = CASES[name]
     if changes.get("ca_file") == "other":
         changes = {"ca_file": other}
@@ -103,13 +105,35 @@ def test_who_is_not_let_in_is_told_why_in_one_line(
         with pytest.raises(RedisRefuses) as caught:
             asyncio.run(check_redis(place, 1.0))
         gc.collect()
-    with pytest.raises(Exception, match=r".") as asked, connect_sync(place, 1.0) as client:
+    # A command that looks once is told the same: before its client is made, or by it.
+    with pytest.raises((RedisRefuses, RedisError)) as asked, connect_sync(place, 1.0) as client:
         client.ping()
-    for line in (str(caught.value), explain(asked.value, place)):  # type: ignore[arg-type]
+    told = asked.value
+    looked = explain(told, place) if isinstance(told, RedisError) else str(told)
+    for line in (str(caught.value), looked):
         assert said in line
         assert "\n" not in line
         assert PASSWORD not in line
         assert "hunter3" not in line
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "redis"])
+def test_a_url_with_tls_where_there_is_none_or_the_other_way_round_is_told_soon(
+    secured_valkey: SecuredValkey, scheme: str
+) -> None:
+    urls = {
+        "rediss": secured_valkey.url.replace("redis:", "rediss:"),
+        "redis": secured_valkey.secure_url(scheme="redis"),
+    }
+    said = {"rediss": "speaks no TLS", "redis": "hangs up on a client without TLS"}
+    place = Access(urls[scheme])
+    limit_s = 60.0  # as keyfold-verify has it: the client itself would wait for as long
+    begun = time.monotonic()
+    with pytest.raises(RedisRefuses, match=said[scheme]):
+        connect_sync(place, limit_s)
+    with pytest.raises(RedisRefuses, match=said[scheme]):
+        asyncio.run(check_redis(place, limit_s))
+    assert time.monotonic() - begun < 20
 
 
 def test_a_redis_that_is_away_is_waited_for_later() -> None:

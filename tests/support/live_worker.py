@@ -93,6 +93,11 @@ class Serving:
         child.stop()
         assert child.exit_code == 0, child.log_tail()
 
+    def serve_all(self, **settings: Any) -> None:
+        """Run a worker until all that was sent is saved."""
+        with self.running(**settings) as worker:
+            self.wait_saved([worker])
+
     # -- Kafka -------------------------------------------------------------------------------------
 
     def send(

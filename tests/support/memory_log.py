@@ -47,6 +47,11 @@ def event(offset: int, key: bytes | None, a: float = 0.5, b: float = -1.0) -> Re
     return Rec(offset, key, json.dumps({"a": a, "b": b, "time": offset * 10}).encode())
 
 
+def events(first: int, end: int) -> list[Rec]:
+    """Return events of three keys in turn at the offsets from `first` up to `end`."""
+    return [event(i, b"k%d" % (i % 3), i / 7, -i / 5) for i in range(first, end)]
+
+
 @dataclass
 class MemoryLog:
     """One input topic and the group's offsets on it; implements surroundings.Log."""

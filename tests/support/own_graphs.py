@@ -59,6 +59,84 @@ def cell(kind: int = TensorProto.FLOAT, order: str = "BF", last: str = "hn", **o
     return helper.make_model(graph, opset_imports=[opset], ir_version=8)
 
 
+def unrolled(steps: int) -> Any:
+    """Return the cell as torch 2.15.0 (dynamo=True) writes nn.RNN or a loop in Python.
+
+    Each step of the example is written out, though x's number of steps is said to be free.
+    """
+    nodes, h = [], "h"
+    for t in range(steps):
+        last = "hn" if t == steps - 1 else f"h{t}"
+        nodes += [
+            helper.make_node("Slice", ["x", f"at{t}", f"at{t + 1}", "at1"], [f"slice{t}"]),
+            helper.make_node("Squeeze", [f"slice{t}", "at1"], [f"x{t}"]),
+            *_one_step(f"x{t}", h, last, f"y{t}", str(t)),
+            helper.make_node("Unsqueeze", [f"y{t}", "at1"], [f"ys{t}"]),
+        ]
+        h = last
+    ys = [f"ys{t}" for t in range(steps)]
+    nodes.append(helper.make_node("Concat", ys, ["y"], axis=1))
+    bounds = [numpy_helper.from_array(np.array([t]), f"at{t}") for t in range(max(2, steps + 1))]
+    return _in_a_loop(nodes, bounds)
+
+
+def looped() -> Any:
+    """Return the cell as torch 2.15.0 (dynamo=False) writes a loop of torch.jit.script.
+
+    The body uses weights and x of the graph around it.
+    """
+    value = helper.make_tensor_value_info
+    sequence = helper.make_tensor_sequence_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Gather", ["x", "t"], ["xt"], axis=1, doc_string="/home/me/net.py"),
+            *_one_step("xt", "h.1", "h.2", "yt", ""),
+            helper.make_node("SequenceInsert", ["ys.1", "yt"], ["ys.2"]),
+            helper.make_node("Identity", ["go"], ["go.2"]),
+        ],
+        "body",
+        [value("t", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
+         value("h.1", TensorProto.FLOAT, None), sequence("ys.1", TensorProto.FLOAT, None)],
+        [value("go.2", TensorProto.BOOL, []), value("h.2", TensorProto.FLOAT, None),
+         sequence("ys.2", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["steps"], axis=0),
+        helper.make_node("SequenceEmpty", [], ["none"], dtype=TensorProto.FLOAT),
+        helper.make_node("Loop", ["steps", "true", "h", "none"], ["hn", "all"], body=body),
+        helper.make_node("ConcatFromSequence", ["all"], ["y"], axis=1, new_axis=1),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(1), "one"),
+        numpy_helper.from_array(np.array(True), "true"),
+    ]
+    return _in_a_loop(nodes, constants)
+
+
+def _one_step(x: str, h: str, after: str, y: str, number: str) -> list[Any]:
+    return [
+        helper.make_node("MatMul", [x, "W"], [f"xw{number}"]),
+        helper.make_node("MatMul", [h, "R"], [f"hr{number}"]),
+        helper.make_node("Add", [f"xw{number}", f"hr{number}"], [f"sum{number}"]),
+        helper.make_node("Tanh", [f"sum{number}"], [after]),
+        helper.make_node("MatMul", [after, "V"], [y]),
+    ]
+
+
+def _in_a_loop(nodes: list[Any], constants: list[Any]) -> Any:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "main_graph",
+        [value("x", TensorProto.FLOAT, ["b", "t", 3]), value("h", TensorProto.FLOAT, ["b", 4])],
+        [value("y", TensorProto.FLOAT, None), value("hn", TensorProto.FLOAT, None)],
+        [*cell().graph.initializer, *constants],
+    )
+    opset = helper.make_opsetid("", 20)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
 def by_hand(x: NDArray[Any], initial: float = 0.0) -> NDArray[Any]:
     """Return y (R,T,2) of the cell for x (R,T,3)."""
     weights = {c.name: numpy_helper.to_array(c) for c in cell().graph.initializer}

@@ -25,7 +25,7 @@ from local.services.kafka_secured import PLAIN_USERS
 
 ACLS = Path(__file__).parents[2] / "deploy" / "ACLS.md"
 PASSWORD = "hunter2, a secret: with = and % and #"
-COMMANDS = {"worker": "cli", "send": "send", "tail": "tail", "state": "state", "verify": "verify"}
+COMMANDS = {"worker": "cli"} | {name: f"{name}.cli" for name in ("send", "tail", "state", "verify")}
 LIMIT_S = 60.0
 
 

@@ -1,8 +1,10 @@
 """ONNX graphs as torch.onnx.export writes them, made without PyTorch, and the same nets in numpy.
 
-Owns the shapes and nodes that nn.LSTM and nn.GRU with explicit states come out as (torch 2, opset
-17): states (layers, rows, units), one operator per layer over slices of them, no lengths. The
-reference computes PyTorch's own formulas in float64. Used by the tests of `keyfold-export wrap`.
+Owns the shapes and nodes that nn.LSTM and nn.GRU with explicit states came out as from torch 2.15.0
+(looked at on 2026-11-21): states (layers, rows, units), one operator per layer over slices of them,
+no lengths; by the older exporter (dynamo=False, opset 17) and the newer one (dynamo=True, opset
+20). Torch itself is not needed. The reference computes PyTorch's own formulas in float64. Used by
+the tests of `keyfold-export wrap`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ Kind = Literal["LSTM", "GRU"]
 GATES = {"LSTM": 4, "GRU": 3}
 # PyTorch has i, f, g, o and r, z, n; ONNX has i, o, f, c and z, r, h.
 TO_ONNX = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+ROWS, STEPS = 2, 4  # of the example that the newer exporter saw
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class TorchNet:
     features: int = 3  # F
     hidden: int = 5  # H
     outputs: int = 2  # O
-    free: bool = True  # exported with dynamic_axes
+    free: bool = True  # exported with dynamic_axes or dynamic_shapes
+    newer: bool = False  # exported with dynamo=True, torch's default since 2.9
     seed: int = 0  # of the weights
 
     @property
@@ -87,15 +91,17 @@ class TorchNet:
             value = "/rnn/last"
         weight, bias = self.linear()
         constants += [_constant("onnx::MatMul_99", weight.T), _constant("fc.bias", bias)]
+        added = ["fc.bias", "/fc/MatMul_output_0"]
         nodes += [
             _node("MatMul", [value, "onnx::MatMul_99"], ["/fc/MatMul_output_0"]),
-            _node("Add", ["fc.bias", "/fc/MatMul_output_0"], ["output"]),
+            _node("Add", added[::-1] if self.newer else added, ["output"]),
         ]
         graph = helper.make_graph(nodes, "main_graph", *self._signature(), constants)
-        opset = helper.make_opsetid("", 17)
+        opset = helper.make_opsetid("", 20 if self.newer else 17)
         model = helper.make_model(
-            graph, opset_imports=[opset], ir_version=8, producer_name="pytorch"
-        )
+            graph, opset_imports=[opset], ir_version=10 if self.newer else 8,
+            producer_name="pytorch",
+        )  # fmt: skip
         onnx.checker.check_model(model)
         return model
 
@@ -103,7 +109,7 @@ class TorchNet:
         names = []
         for state in self.states:
             name = state
-            if self.layers > 1:
+            if self.layers > 1 or self.newer:
                 name = f"/rnn/Slice_{state}_{layer}"
                 bounds = [f"{name}_{end}" for end in ("start", "end", "axes")]
                 for bound, number in zip(bounds, (layer, layer + 1, 0), strict=True):
@@ -121,19 +127,49 @@ class TorchNet:
         weights = [f"{prefix}{name}" for name in "WRB"]
         one = self.layers == 1
         ends = [f"{s[0]}n" if one else f"/rnn/{s[0]}_{layer}" for s in self.states]
-        settings = {"linear_before_reset": 1} if self.kind == "GRU" else {}
+        settings: dict[str, Any] = {"linear_before_reset": 1} if self.kind == "GRU" else {}
+        if self.newer:
+            settings |= {"direction": "forward", "layout": 0}
         out = f"/rnn/{self.kind}_{layer}_output_0"
         nodes.append(
             _node(self.kind, [x, *weights, "", *names], [out, *ends], hidden_size=self.hidden,
                   **settings)
         )  # fmt: skip
+        if self.newer:
+            return self._merged(out, nodes, constants)
         axis = f"/rnn/axis_{layer}"
         constants.append(numpy_helper.from_array(np.array([1], np.int64), axis))
         nodes.append(_node("Squeeze", [out, axis], [f"{out}_squeezed"]))
         return f"{out}_squeezed"
 
+    def _merged(self, out: str, nodes: list[Any], constants: list[Any]) -> str:
+        """Merge the axes of directions and units, as the newer exporter does.
+
+        Sizes that are not free, which every size of 1 in the example becomes, are written down.
+        """
+        turned, sizes, merged = (f"{out}_{part}" for part in ("turned", "sizes", "merged"))
+        nodes.append(_node("Transpose", [out], [turned], perm=[0, 2, 1, 3]))
+        if self.free:
+            bounds = [f"{out}_{number}" for number in range(5)]
+            for number, bound in enumerate(bounds):
+                constants.append(numpy_helper.from_array(np.array([number], np.int64), bound))
+            one = [f"{sizes}_{number}" for number in range(4)]
+            nodes.append(_node("Shape", [turned], [f"{sizes}_all"], start=0))
+            nodes += [
+                _node("Slice", [f"{sizes}_all", bounds[n], bounds[n + 1]], [one[n]])
+                for n in range(4)
+            ]
+            nodes.append(_node("Mul", one[2:], [f"{sizes}_product"]))
+            nodes.append(_node("Concat", [*one[:2], f"{sizes}_product"], [sizes], axis=0))
+        else:
+            shape = np.array([STEPS, ROWS, self.hidden], np.int64)
+            constants.append(numpy_helper.from_array(shape, sizes))
+        nodes.append(_node("Reshape", [turned, sizes], [merged], allowzero=int(not self.free)))
+        return merged
+
     def _signature(self) -> tuple[list[Any], list[Any]]:
-        rows, steps = ("batch", "seq") if self.free else (1, 1)
+        fixed = (ROWS, STEPS) if self.newer else (1, 1)
+        rows, steps = ("batch", "seq") if self.free else fixed
         order: list[Any] = [rows, steps] if self.batch_first else [steps, rows]
         state = [self.layers, rows, self.hidden]
         inputs = [_value("input", [*order, self.features])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -82,7 +83,7 @@ class Case:
             parsed = parse_dead_letter(f"in.rejects:0:{number}", key, value, headers)
             assert parsed is not None
             letters.setdefault(parsed[2], []).append(parsed[3])
-        check_dead_letters(self.bundle, place, refold, letters, findings)
+        check_dead_letters(place, refold, letters, findings)
         return findings
 
     @property
@@ -162,6 +163,13 @@ def make_case(
     """Serve a log (default: a_log) and return it with what came out."""
     log = a_log(bundle) if log is None else log
     return Case(bundle, OfflineStep(bundle), log, serve(bundle, "in", PARTITION, log, lost))
+
+
+def stored_of(fields: Mapping[bytes, bytes]) -> Stored:
+    """Return a partition's hash as keyfold-verify reads it."""
+    meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}
+    states = {f[1:]: v for f, v in fields.items() if f.startswith(b":")}
+    return Stored("hash", meta, states, len(fields))
 
 
 def only(findings: Findings, fault: Fault, count: int = 1) -> tuple[str, str, str]:

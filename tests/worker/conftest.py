@@ -17,6 +17,7 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker import native
+from keyfold.worker.model import Model
 from local.services import KafkaService, Valkey
 
 
@@ -24,6 +25,12 @@ from local.services import KafkaService, Valkey
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle without resets."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Bundle) -> Model:
+    """Return the bundle as a worker runs it."""
+    return Model(bundle)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from confluent_kafka import Producer
 from live_worker import Serving
 from memory_log import MemoryLog, Rec, running
-from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker import answers as answers_module
@@ -80,11 +79,6 @@ def test_anything_else_is_refused_with_what_is_expected(text: str) -> None:
 
 
 # -- offsets ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_a_rebuild_is_the_way_to_another_rule(
     assert serving.state("list", *flags) == 1
     assert f"expected bundle {serving.bundle.id}+" in "".join(capsys.readouterr().out.split("\n"))
     assert serving.state("adopt", "--partition", "0", "--yes", *flags) == 2
-    assert "another model's or other [emit] settings'" in capsys.readouterr().err
+    said = "they were kept under other [emit] settings (behind the +): keyfold-state rebuild"
+    assert said in capsys.readouterr().err
     for partition in ("0", "1"):
         assert serving.state("rebuild", "--partition", partition, "--yes", *flags) == 0
     with serving.running(**rule) as worker:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
-from memory_log import MemoryLog, Rec, Worker, event, running
+from memory_log import MemoryLog, Rec, Worker, event, events, running
 from naive_worker import LogRecord, serve
 from tiny_bundle import make_tiny_bundle
 
@@ -37,14 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner_module, "AUDIT_S", 0.02)
     monkeypatch.setattr(owner_module, "HALT_RETRY_S", 0.05)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
-
-
-def events(first: int, end: int) -> list[Rec]:
-    return [event(i, b"k%d" % (i % 3), i / 7, -i / 5) for i in range(first, end)]
 
 
 async def check(*workers: Worker) -> None:
@@ -78,7 +69,7 @@ def test_every_transaction_moves_the_group_offset_to_what_is_saved_next(
             assert (await worker.meta())["#C"] == "5"
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_group_offset_s_metadata_tells_since_which_reset_it_counts(
@@ -98,7 +89,7 @@ def test_group_offset_s_metadata_tells_since_which_reset_it_counts(
             assert log.offsets[0] == GroupOffset(5, "keyfold:r1")
             await check(second)
 
-    run(main())
+    asyncio.run(main())
 
 
 async def _set(valkey: Valkey, log: MemoryLog, fields: dict[Any, Any]) -> None:
@@ -122,7 +113,7 @@ def test_group_offset_moves_though_nothing_is_to_be_emitted(
             assert log.offsets[0] == GroupOffset(7, "keyfold:r0")
             assert len(worker.emitter.sent) == 1
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_new_group_begins_with_a_group_offset_that_is_no_transaction_s(
@@ -137,7 +128,7 @@ def test_new_group_begins_with_a_group_offset_that_is_no_transaction_s(
             await worker.until_saved(3)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- a transaction that ended before its save ------------------------------------------------------
@@ -162,7 +153,7 @@ def test_replay_of_what_a_transaction_has_put_out_is_silent(
             assert min(uptos(second)) > 8  # C never goes back
             await check(first, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_silent_replay_is_saved_without_a_transaction(
@@ -184,7 +175,7 @@ def test_silent_replay_is_saved_without_a_transaction(
             assert second.emitter.uptos == []
             await check(first, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_long_silent_replay_under_write_behind_goes_on_without_acks(
@@ -209,7 +200,7 @@ def test_long_silent_replay_under_write_behind_goes_on_without_acks(
             assert owner.partition.saved == 60
             await check(first, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- transactions that fail ------------------------------------------------------------------------
@@ -237,7 +228,7 @@ def test_failed_transaction_acquires_again_and_nothing_is_out_or_saved_twice(
             await check(worker)
             assert worker.transactions.opened - 1 == (await _fence(worker)) - 1
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_failed_transaction_of_a_partition_that_rewinds_meanwhile_does_not_lose_it(
@@ -263,7 +254,7 @@ def test_failed_transaction_of_a_partition_that_rewinds_meanwhile_does_not_lose_
             await worker.until_saved(9)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 async def _fence(worker: Worker) -> int:
@@ -294,7 +285,7 @@ def test_failed_transaction_while_draining_gives_the_partition_up(
             await second.until_saved(8)
             await check(first, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_group_offset_that_is_gone_halts_until_it_is_back(
@@ -314,7 +305,7 @@ def test_group_offset_that_is_gone_halts_until_it_is_back(
             await second.until_saved(8)
             await check(first, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- all together ----------------------------------------------------------------------------------
@@ -373,4 +364,4 @@ def test_whatever_happens_every_prediction_is_out_exactly_once(
             workers.append(last)
             await check(*workers)
 
-    run(main())
+    asyncio.run(main())

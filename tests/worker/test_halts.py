@@ -36,7 +36,8 @@ REFUSALS = {
     ),
     "bundle": (
         "the state belongs to another bundle: expected E, got G in Redis; serve this one under a "
-        f"new group, fold its states anew ({REBUILD}, or worker.on_bundle_change), or {RESET}"
+        f"new group, fold its states anew ({REBUILD}, or worker.on_bundle_change), keep them for a "
+        f"fine-tune of it ({ADOPT} --inherit BUNDLE), or {RESET}"
     ),
     "layout": (
         f"the state was written in another layout: expected E, got G in Redis; {REBUILD}"

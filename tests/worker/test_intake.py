@@ -30,6 +30,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 from aiokafka.structs import TopicPartition
+from faust.app.base import BootStrategy
 from faust.tables.recovery import Recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
@@ -71,7 +72,11 @@ def test_this_is_the_faust_whose_private_names_were_read() -> None:
         (driver.Producer, "_ensure_producer", ["self"]),
         (faust.App, "_new_transport", ["self"]),
         (faust.App, "_new_producer_transport", ["self"]),
+        (driver.AIOKafkaConsumerThread, "on_thread_stop", ["self"]),
+        (BootStrategy, "kafka_consumer", ["self"]),
+        (BootStrategy, "server", ["self"]),
         (GroupCoordinator, "fetch_committed_offsets", ["self", "partitions"]),
+        (GroupCoordinator, "reset_generation", ["self"]),
         (subscription_state.Assignment, "state_value", ["self", "tp"]),
     ],
 )  # fmt: skip
@@ -100,6 +105,17 @@ def test_aiokafka_keeps_a_partition_s_position_where_the_intake_reads_it() -> No
         assert (state.has_valid_position, state.position) == (True, 7)
 
     asyncio.run(scenario())
+
+
+def test_faust_starts_its_web_server_before_the_consumer() -> None:
+    source = inspect.getsource(BootStrategy.server)
+    assert source.index("self.web_server()") < source.index("self.kafka_consumer()")
+
+
+def test_aiokafka_keeps_a_member_s_id_where_leaving_the_group_reads_it() -> None:
+    source = inspect.getsource(GroupCoordinator)
+    assert "self.member_id" in source
+    assert "self.coordinator_id" in source
 
 
 def test_faust_still_calls_perform_seek_under_a_timeout() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -32,10 +31,6 @@ LOST, FIRST = 6, 10  # offsets 6 to 9 are lost
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     events = EventSpec(time_field="time", tombstone="reset", reset_after_ms=AFTER)
     return Model(make_multiplier(tmp_path_factory.mktemp("bundle"), events))
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
 
 
 def event(offset: int, key: bytes, time: int | None = None, a: float = 2.0) -> Rec:
@@ -79,7 +74,7 @@ def test_lost_range_halts_by_default_and_changes_nothing(
             assert (meta["#W"], meta["#G"], meta["keys"]) == ("6", "", "3")
             assert worker.emitter.sent == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_worker_told_so_goes_on_behind_the_range_and_remembers_it(
@@ -100,7 +95,7 @@ def test_worker_told_so_goes_on_behind_the_range_and_remembers_it(
             assert worker.metrics.lost == 0
             assert (await worker.meta())["#G"] == "6-10"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_range_that_is_lost_while_the_partition_runs_is_skipped_too(
@@ -118,7 +113,7 @@ def test_range_that_is_lost_while_the_partition_runs_is_skipped_too(
             assert said(worker)[-1] == (10, LOST + 1, True)
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 # The log behind the range, and what is said of each event: (offset, steps, gap).
@@ -177,7 +172,7 @@ def test_marked_is(
             await worker.until_saved(behind[-1].offset + 1)
             assert said(worker) == wanted
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -198,7 +193,7 @@ def test_mark_does_not_depend_on_who_was_in_memory(
                 found += said(worker)
         assert found == wanted
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_reset_key_keeps_a_state_without_steps_behind_a_lost_range(
@@ -217,7 +212,7 @@ def test_reset_key_keeps_a_state_without_steps_behind_a_lost_range(
             assert states.offsets.tolist() == [10, 11]
             assert states.gaps.tolist() == [False, True]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_key_whose_events_were_all_rejects_leaves_nothing_behind_a_lost_range(
@@ -229,7 +224,7 @@ def test_key_whose_events_were_all_rejects_leaves_nothing_behind_a_lost_range(
             await worker.until_saved(11)
             assert (await worker.stored()).keys() == {b"k", b"z", b"y"}
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_nothing_is_collected_behind_a_lost_range(
@@ -242,7 +237,7 @@ def test_nothing_is_collected_behind_a_lost_range(
             await worker.until_saved(12)
             assert (await worker.stored()).keys() == {b"k", b"z", b"y"}
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_mark_is_stored_with_the_state_and_read_back(
@@ -261,7 +256,7 @@ def test_mark_is_stored_with_the_state_and_read_back(
             await worker.until_saved(16)
             assert said(worker) == [(13, 4, True), (14, 2, False), (15, 3, True)]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_second_range_marks_what_was_exact_behind_the_first(
@@ -278,7 +273,7 @@ def test_second_range_marks_what_was_exact_behind_the_first(
             assert said(worker) == [(20, 2, True)]
             assert (await worker.meta())["#G"] == "6-10,12-20"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_stream_time_goes_on_behind_a_lost_range(
@@ -290,4 +285,4 @@ def test_stream_time_goes_on_behind_a_lost_range(
             await worker.until_saved(11)
             assert (await worker.meta())["#S"] == "5"  # of offset 5
 
-    run(main())
+    asyncio.run(main())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from aiokafka.errors import KafkaConnectionError
-from memory_log import MemoryLog, Rec, Worker, event, running
+from memory_log import MemoryLog, Rec, Worker, event, events, running
 from naive_worker import LogRecord, serve
 from tiny_bundle import make_tiny_bundle
 
@@ -29,23 +29,10 @@ from keyfold.worker.store import Loaded, Store
 from local.services import Valkey
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner_module, "AUDIT_S", 0.02)
     monkeypatch.setattr(owner_module, "HALT_RETRY_S", 0.05)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
-
-
-def events(first: int, end: int) -> list[Rec]:
-    return [event(i, b"k%d" % (i % 3), i / 7, -i / 5) for i in range(first, end)]
 
 
 async def check(*workers: Worker) -> None:
@@ -75,7 +62,7 @@ def test_worker_without_start_and_state_refuses(
             assert await worker.meta() == {}
             assert log.offsets == {}
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("start", "begin"), [("earliest", 4), ("latest", 9)])
@@ -93,7 +80,7 @@ def test_new_group_begins_at_the_configured_end_of_the_log(
             await worker.until_saved(12)
             assert worker.emitter.ids()[0] == f"{log.topic}:0:{begin}:0"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_kafka_knows_of_the_beginning_before_redis_does(
@@ -118,7 +105,7 @@ def test_kafka_knows_of_the_beginning_before_redis_does(
             await worker.until_phase(Phase.RUN)
         assert order == ["look", "kafka", "redis"]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_worker_that_died_between_kafka_and_redis_begins_at_the_same_offset(
@@ -131,7 +118,7 @@ def test_worker_that_died_between_kafka_and_redis_begins_at_the_same_offset(
             await worker.until_saved(6)
             assert worker.emitter.ids()[0] == f"{log.topic}:0:2:0"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_missing_topic_stops_the_worker_by_name(
@@ -144,7 +131,7 @@ def test_missing_topic_stops_the_worker_by_name(
             assert isinstance(worker.crashes[0], TopicError)
             assert "topic 'dead': expected it to exist" in str(worker.crashes[0])
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_output_topic_with_another_partition_count_stops_the_worker(
@@ -156,7 +143,7 @@ def test_output_topic_with_another_partition_count_stops_the_worker(
             await worker.until(lambda: worker.crashes)
             assert "topic 'out': expected 1 partitions like the input" in str(worker.crashes[0])
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_acquire_is_tried_again_when_kafka_or_redis_fail(
@@ -170,7 +157,7 @@ def test_acquire_is_tried_again_when_kafka_or_redis_fail(
             await check(worker)
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_error_nobody_thought_of_stops_the_worker(
@@ -182,7 +169,7 @@ def test_error_nobody_thought_of_stops_the_worker(
             await worker.until(lambda: worker.crashes)
             assert isinstance(worker.crashes[0], LookupError)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_broker_that_is_away_for_a_moment_stops_no_idle_worker(
@@ -199,7 +186,7 @@ def test_broker_that_is_away_for_a_moment_stops_no_idle_worker(
             assert worker.crashes == []
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_broker_that_does_not_know_the_topic_for_a_moment_stops_no_idle_worker(
@@ -218,7 +205,7 @@ def test_broker_that_does_not_know_the_topic_for_a_moment_stops_no_idle_worker(
             await worker.until(lambda: worker.owners[0].partition.saved == 6 or worker.crashes)
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- HALT ------------------------------------------------------------------------------------------
@@ -250,7 +237,7 @@ def test_redis_emptied_under_a_committed_group_halts_and_nothing_restarts_from_z
             await check(worker)
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_halted_partition_goes_on_after_the_operator_s_reset(
@@ -266,7 +253,7 @@ def test_halted_partition_goes_on_after_the_operator_s_reset(
             await worker.until_saved(5)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_events_lost_to_retention_halt(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -283,7 +270,7 @@ def test_events_lost_to_retention_halt(model: Model, log: MemoryLog, valkey: Val
             )
             assert second.emitter.sent == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_topic_created_anew_halts(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -297,7 +284,7 @@ def test_topic_created_anew_halts(model: Model, log: MemoryLog, valkey: Valkey) 
             assert "is not the one last applied" in second.owners[0].partition.halted
             assert second.emitter.sent == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_shorter_log_halts_once_the_broker_refuses_the_position(
@@ -326,7 +313,7 @@ def test_shorter_log_halts_once_the_broker_refuses_the_position(
             await second.until_saved(7)
             assert second.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_refused_position_asks_kafka_nothing_where_the_intake_waits_for_it(
@@ -350,7 +337,7 @@ def test_refused_position_asks_kafka_nothing_where_the_intake_waits_for_it(
             assert log.failures == []
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_changed_partition_count_halts(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -364,7 +351,7 @@ def test_changed_partition_count_halts(model: Model, log: MemoryLog, valkey: Val
             await second.until_phase(Phase.HALT, 1)
             assert "expected 2, got 1 in Redis" in second.owners[1].partition.halted
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_changed_partition_count_is_seen_under_an_idle_partition(
@@ -379,7 +366,7 @@ def test_changed_partition_count_is_seen_under_an_idle_partition(
             log.counts |= {log.topic: 2, "out": 2}
             await worker.until(lambda: worker.owners[0].partition.phase is Phase.HALT, 3.0)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_topic_created_anew_under_an_idle_partition_is_seen_within_an_audit(
@@ -401,7 +388,7 @@ def test_topic_created_anew_under_an_idle_partition_is_seen_within_an_audit(
             await worker.until_saved(7)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_topic_created_anew_under_a_partition_that_is_never_idle_is_seen_too(
@@ -425,7 +412,7 @@ def test_topic_created_anew_under_a_partition_that_is_never_idle_is_seen_too(
             await worker.until(lambda: worker.metrics.halts == 1)
             assert len(worker.emitter.sent) < 1000
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_broker_that_tells_no_topic_ids_halts_nobody(
@@ -441,7 +428,7 @@ def test_broker_that_tells_no_topic_ids_halts_nobody(
             assert worker.owners[0].partition.phase is Phase.RUN
             assert log.asked == asked  # no further ACQUIRE
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_key_state_that_vanishes_under_an_idle_partition_halts_within_an_audit(
@@ -466,7 +453,7 @@ def test_key_state_that_vanishes_under_an_idle_partition_halts_within_an_audit(
             await worker.until_saved(7)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_position_moved_by_markers_alone_moves_the_watermark(
@@ -490,7 +477,7 @@ def test_position_moved_by_markers_alone_moves_the_watermark(
             assert second.metrics.unverified == 0
             assert second.emitter.sent == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_partition_that_is_fetched_in_vain_is_not_woken_and_so_is_audited(
@@ -509,7 +496,7 @@ def test_partition_that_is_fetched_in_vain_is_not_woken_and_so_is_audited(
             assert not owner._changed.is_set()
             assert (owner.partition.applied, owner.partition.saved) == (5, 5)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_other_bundle_halts_and_leaves_the_states(
@@ -525,7 +512,7 @@ def test_other_bundle_halts_and_leaves_the_states(
             assert "the state belongs to another bundle" in second.owners[0].partition.halted
             assert await second.fields() == before
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("change", "begin"), [("rebuild", 0), ("reset", 5)])
@@ -551,7 +538,7 @@ def test_other_bundle_takes_over_without_emitting_anything_again_where_the_opera
             assert [payload for _, _, payload in second.emitter.sent] == wanted
             assert await second.stored() == served.states
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- REWIND ----------------------------------------------------------------------------------------
@@ -573,7 +560,7 @@ def test_rollback_of_redis_under_an_idle_partition_is_seen_and_replayed(
             assert len(worker.emitter.sent) == 13  # four of them twice, same payload
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_rollback_while_outputs_wait_for_acks_is_replayed(
@@ -594,7 +581,7 @@ def test_rollback_while_outputs_wait_for_acks_is_replayed(
             await worker.until_rewound(12)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_rollback_below_the_fence_is_a_rewind_and_no_other_owner(
@@ -613,7 +600,7 @@ def test_rollback_below_the_fence_is_a_rewind_and_no_other_owner(
             await check(first, second)
             assert second.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- two owners ------------------------------------------------------------------------------------
@@ -638,7 +625,7 @@ def test_worker_that_lost_its_partition_unknowingly_stops_and_harms_nothing(
                 await check(stale, new)
                 assert new.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_worker_that_learns_in_a_load_that_it_is_not_the_owner_applies_nothing_more(
@@ -658,7 +645,7 @@ def test_worker_that_learns_in_a_load_that_it_is_not_the_owner_applies_nothing_m
             assert stale.owners[0].partition.applied == 1
             assert stale.emitter.ids() == [f"{log.topic}:0:0:0"]
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- DRAIN -----------------------------------------------------------------------------------------
@@ -683,7 +670,7 @@ def test_revoked_partition_saves_what_was_applied(
             assert len(worker.slots) == 0
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_drain_ends_at_its_deadline_and_the_next_owner_replays(
@@ -706,7 +693,7 @@ def test_drain_ends_at_its_deadline_and_the_next_owner_replays(
             await worker.until_saved(5)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_drain_ends_at_its_deadline_though_the_task_was_just_woken(
@@ -725,7 +712,7 @@ def test_drain_ends_at_its_deadline_though_the_task_was_just_woken(
             await revoked
             assert done
 
-    run(main())
+    asyncio.run(main())
 
 
 class HeldStore(Store):
@@ -773,7 +760,7 @@ def test_partition_revoked_during_a_load_applies_nothing_and_leaves_no_slot(
             assert len(worker.emitter.sent) == 5
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_partition_revoked_during_acquire_leaves_at_once(
@@ -792,7 +779,7 @@ def test_partition_revoked_during_acquire_leaves_at_once(
             await asyncio.wait_for(revoked, 1.0)
             assert log.seeks == []
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("phase", [Phase.SEEK, Phase.HALT])
@@ -806,7 +793,7 @@ def test_partition_that_waits_leaves_at_once(
             await worker.until_phase(phase)
             await asyncio.wait_for(worker.revoke(0), 1.0)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_loss_found_out_while_draining_ends_the_drain_and_takes_no_new_fence(
@@ -832,7 +819,7 @@ def test_loss_found_out_while_draining_ends_the_drain_and_takes_no_new_fence(
             await second.until_saved(9)
             await check(worker, second)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- all together ----------------------------------------------------------------------------------
@@ -921,7 +908,7 @@ def test_whatever_happens_the_predictions_are_the_offline_fold(
                 if number == 4:
                     await check(*workers)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- the rest --------------------------------------------------------------------------------------
@@ -942,7 +929,7 @@ def test_halted_partition_says_so_once_and_not_again_at_each_try(
             await second.until_phase(Phase.HALT)
             assert second.metrics.halts == 1
 
-    run(main())
+    asyncio.run(main())
     assert caplog.text.count("HALT: the record at offset") == 1
     assert "no longer halted" not in caplog.text
 
@@ -959,7 +946,7 @@ def test_kafka_is_told_of_a_watermark_once(model: Model, log: MemoryLog, valkey:
             await worker.until_saved(6)
             assert owner.hint_due()
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_beginning_is_not_hinted_away_before_anything_was_saved(
@@ -972,7 +959,7 @@ def test_beginning_is_not_hinted_away_before_anything_was_saved(
             await worker.until_phase(Phase.RUN)
             assert not worker.owners[0].hint_due()
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_lag_is_what_the_log_holds_beyond_the_watermark(
@@ -987,4 +974,4 @@ def test_lag_is_what_the_log_holds_beyond_the_watermark(
             worker.owners[0].saw_log_end(0)  # no word from the broker yet
             assert worker.owners[0].lag == 0
 
-    run(main())
+    asyncio.run(main())

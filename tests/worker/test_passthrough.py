@@ -1,4 +1,4 @@
-"""Members of the event in its prediction: copied as they are, and checked by the oracle."""
+"""Members of the event in its prediction: repeated as they are, and checked by the oracle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keyfold.worker.config import SettingsError, read_config
 from keyfold.worker.model import Model
 from keyfold.worker.passthrough import Passthrough
 from keyfold.worker.verify.findings import Fault
-from keyfold.worker.verify.repeated import Repeated, event_digest
+from keyfold.worker.verify.repeated import Repeated, event_digest, event_text
 from local.services import Valkey
 
 PATHS = ("site", "meta.line", "a.b.c")
@@ -32,7 +32,7 @@ PATHS = ("site", "meta.line", "a.b.c")
 def members(value: bytes, paths: tuple[str, ...] = PATHS) -> Any:
     """Return what a prediction would repeat."""
     (payload,) = Passthrough(paths, EventSpec()).added([b'{"id":1}'], [value])
-    return json.loads(payload)["event"]
+    return orjson.loads(payload)["event"]
 
 
 @pytest.mark.parametrize(
@@ -60,27 +60,64 @@ def sized(bytes_: int) -> bytes:
     return b'{"site":"%s","more":"%s"}' % (b"x" * (bytes_ - len('{"site":""}')), b"y" * 99)
 
 
-LARGE = {
+NOT_REPEATED = {
     "one byte more": sized(64 * 1024 + 1),
-    "numbers that JSON writes longer": b'{"site":[' + b"1e9," * 6000 + b"1]}",
-    "nested deeper than JSON is written": b'{"site":' + b"[" * 400 + b"]" * 400 + b"}",
+    "beyond every number": b'{"site":[1,-1e999]}',
+    "no UTF-8": b'{"site":"\xff"}',
+    "no UTF-8 in a member's name": b'{"site":1,"\xff":2}',
+    "no number": b'{"site":NaN}',
+    "no object": b"[1]",
 }
 
 
-@pytest.mark.parametrize("value", LARGE.values(), ids=LARGE)
-def test_members_above_64_kib_are_null_for_the_oracle_too(value: bytes) -> None:
+@pytest.mark.parametrize("value", NOT_REPEATED.values(), ids=NOT_REPEATED)
+def test_what_is_too_large_or_cannot_be_read_is_null_for_the_oracle_too(value: bytes) -> None:
     assert members(value, ("site",)) is None
-    assert Repeated(("site",), EventSpec()).digest(value) == event_digest(None)
+    assert Repeated(("site",), EventSpec()).digest(value) == event_digest(b"null")
+
+
+def text(value: bytes, paths: tuple[str, ...] = PATHS) -> str:
+    """Return the text of the members that a prediction repeats."""
+    (payload,) = Passthrough(paths, EventSpec()).added([b'{"id":1}'], [value])
+    return payload.decode().removeprefix('{"id":1,"event":').removesuffix("}")
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ("1e9", "1e9"),
+        ("1.10", "1.10"),
+        ("-0.0", "-0.0"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ('"\\u00e9 \\/ \\" "', '"\\u00e9 \\/ \\" "'),
+        ('[ 1.0,\n  {"b" : 2E+3, "a":[ ] } ]', '[1.0,{"b":2E+3,"a":[]}]'),
+    ],
+)
+def test_a_member_is_the_very_text_of_the_event_without_spaces(event: str, expected: str) -> None:
+    value = f'{{"site" : {event} , "meta":{{"line": {event}}},"a":{{"b":{{"c":{event}}}}}}}'
+    names = f'{{"site":{expected},"meta.line":{expected},"a.b.c":{expected}}}'
+    assert text(value.encode()) == names
+
+
+def test_a_name_may_be_written_with_escapes_or_hold_a_percent_sign() -> None:
+    assert text(b'{"s\\u0069te":1.0,"5%d":2.0}', ("site", "5%d")) == '{"site":1.0,"5%d":2.0}'
+
+
+def test_of_a_name_twice_the_last_one_counts() -> None:
+    assert members(b'{"meta":{"line":1},"meta":{"line":2,"line":3}}', ("meta.line",)) == {
+        "meta.line": 3
+    }
+    assert members(b'{"meta":{"line":1},"meta":{}}', ("meta.line",)) == {"meta.line": None}
 
 
 def test_members_of_64_kib_are_repeated() -> None:
-    event = members(sized(64 * 1024), ("site",))
-    assert len(orjson.dumps(event)) == 64 * 1024
+    event = text(sized(64 * 1024), ("site",)).encode()
+    assert len(event) == 64 * 1024
     assert Repeated(("site",), EventSpec()).digest(sized(64 * 1024)) == event_digest(event)
 
 
-def test_a_prediction_nested_too_deep_is_no_event_s() -> None:
-    assert event_digest(orjson.loads(b"[" * 400 + b"]" * 400)) == -1
+def test_a_prediction_nested_too_deep_repeats_no_event() -> None:
+    assert event_text(b'{"event":' + b"[" * 1000 + b"]" * 1000 + b"}") == b""
 
 
 def test_the_mark_of_a_gap_stays_the_last_member() -> None:
@@ -97,11 +134,13 @@ EVENTS = st.dictionaries(
 )
 
 
-@given(EVENTS)
-def test_the_oracle_reads_the_same_members(event: dict[str, Any]) -> None:
-    value = json.dumps(event).encode()
+@given(EVENTS, st.sampled_from([None, 1]), st.booleans())
+def test_the_oracle_reads_the_same_members(
+    event: dict[str, Any], indent: int | None, escaped: bool
+) -> None:
+    value = json.dumps(event, indent=indent, ensure_ascii=escaped).encode(errors="surrogatepass")
     repeated = Repeated(PATHS, EventSpec())
-    assert event_digest(members(value)) == repeated.digest(value)
+    assert event_digest(text(value).encode()) == repeated.digest(value)
 
 
 def repeating(case: Case) -> Case:
@@ -135,6 +174,7 @@ def test_repeated_members_are_clean(case: Case) -> None:
     [
         {"site": "t", "time": 10_000},
         {"site": "s", "time": 10_001},
+        {"site": "s", "time": 10_000.0},
         {"site": "s"},
         {"site": "s", "time": 10_000, "more": 1},
         {"site": "s", "time": "10000"},
@@ -150,6 +190,15 @@ def test_other_members_than_the_event_s_are_found(case: Case, event: Any) -> Non
     where, expected, _ = only(case.verify(), Fault.WRONG_OUTPUT)
     assert where == "in:2:20"
     assert expected.startswith("event: the record's own members")
+
+
+def test_a_number_that_was_written_anew_is_found(case: Case) -> None:
+    number = case.number(20)
+    key, payload = case.served.outputs[number]
+    anew = (payload or b"").replace(b'"time":10000}', b'"time":1e4}')
+    assert anew != payload
+    case.served.outputs[number] = (key, anew)
+    only(case.verify(), Fault.WRONG_OUTPUT)
 
 
 def test_a_prediction_that_repeats_nothing_is_found(case: Case) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def log(unique_name: Callable[[str], str]) -> MemoryLog:
     topic = unique_name("in")
     return MemoryLog(topic, {topic: 2, **COUNTS})
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
 
 
 def offline(
@@ -81,7 +77,7 @@ def test_stream_is_served_as_the_offline_fold(model: Model, log: MemoryLog, valk
             await check(worker)
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_restarted_worker_goes_on_from_the_saved_states(
@@ -99,7 +95,7 @@ def test_restarted_worker_goes_on_from_the_saved_states(
             await check(second)
             assert second.metrics.events == 600
 
-    run(main())
+    asyncio.run(main())
 
 
 POISON = {
@@ -131,7 +127,7 @@ def test_poison_record_goes_to_the_dead_letters_and_the_stream_goes_on(
             assert reason in worker.emitter.letters[0][2]
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_poison_record_at_the_log_s_end_moves_the_watermark(
@@ -144,7 +140,7 @@ def test_poison_record_at_the_log_s_end_moves_the_watermark(
             assert await worker.stored() == {}
             assert len(worker.emitter.letters) == 1
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_any_bytes_are_a_key(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -156,7 +152,7 @@ def test_any_bytes_are_a_key(model: Model, log: MemoryLog, valkey: Valkey) -> No
             await check(worker)
             assert [key for _, key, _ in worker.emitter.sent] == keys * 2
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_gaps_between_offsets_are_no_events(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -167,7 +163,7 @@ def test_gaps_between_offsets_are_no_events(model: Model, log: MemoryLog, valkey
             await check(worker)
             assert worker.emitter.steps(b"k") == [1, 2, 3]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_keys_of_two_partitions_are_different_keys(
@@ -182,7 +178,7 @@ def test_keys_of_two_partitions_are_different_keys(
             await check(worker, 0)
             await check(worker, 1)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- tombstones ------------------------------------------------------------------------------------
@@ -204,7 +200,7 @@ def test_tombstone_between_two_events_of_one_micro_batch_resets_the_key(
             assert len(worker.slots) == 2
             assert worker.emitter.letters == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_reset_key_has_no_stored_state_until_its_next_event(
@@ -222,7 +218,7 @@ def test_reset_key_has_no_stored_state_until_its_next_event(
             await worker.until_saved(4)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_tombstone_of_a_key_that_is_not_resident_resets_it(
@@ -238,7 +234,7 @@ def test_tombstone_of_a_key_that_is_not_resident_resets_it(
             second.emitter.sent[:0] = worker.emitter.sent
             await check(second)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_reset_key_is_not_read_back_while_its_save_is_in_flight(
@@ -266,7 +262,7 @@ def test_reset_key_is_not_read_back_while_its_save_is_in_flight(
             assert worker.emitter.steps(b"k") == [1, 2, 1]
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- loads beside saves ----------------------------------------------------------------------------
@@ -322,7 +318,7 @@ def test_load_whose_reply_comes_after_that_of_a_later_save_is_no_loss(
             assert len(worker.emitter.ids()) == len(set(worker.emitter.ids()))
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_load_after_redis_lost_writes_rewinds_before_anything_is_emitted(
@@ -345,7 +341,7 @@ def test_load_after_redis_lost_writes_rewinds_before_anything_is_emitted(
             assert by_id.keys() == set(worker.emitter.ids())
             assert await worker.stored() == offline(model, log)[1]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_damaged_state_halts_its_partition_and_names_the_damage(
@@ -367,7 +363,7 @@ def test_damaged_state_halts_its_partition_and_names_the_damage(
             assert "keyfold-state restore" in halted
             assert [p for p, _, _ in second.emitter.sent] == [1]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_evicted_keys_come_back_with_their_states(
@@ -382,7 +378,7 @@ def test_evicted_keys_come_back_with_their_states(
             assert worker.metrics.evicted > 100
             assert worker.metrics.rewinds == 0
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_write_behind_serves_the_same_fold(model: Model, log: MemoryLog, valkey: Valkey) -> None:
@@ -393,7 +389,7 @@ def test_write_behind_serves_the_same_fold(model: Model, log: MemoryLog, valkey:
             await worker.until_saved(2000)
             await check(worker)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_revoked_partition_among_resident_keys_crashes_nothing(
@@ -425,7 +421,7 @@ def test_revoked_partition_among_resident_keys_crashes_nothing(
             await worker.until_saved(3, 0)
             assert await worker.stored(5) == offline(model, log, 5)[1]
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- the rest --------------------------------------------------------------------------------------
@@ -443,4 +439,4 @@ def test_bundle_that_rejects_tombstones_keeps_the_key_s_state(
             assert worker.emitter.steps(b"k") == [1, 2]
             await check(worker)
 
-    run(main())
+    asyncio.run(main())

@@ -7,7 +7,6 @@ hold acks back and let sends fail. What the phases do around it is in test_owner
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,6 @@ from keyfold.worker.saver import MAX_TAKE_BYTES, MAX_UNSAVED_MICRO_BATCHES
 from keyfold.worker.state_codec import StateCodec
 from keyfold.worker.store import MAX_SAVE_BYTES, Payload, Store
 from local.services import Valkey
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
 
 
 async def watermark(worker: Worker) -> int | None:
@@ -53,7 +43,7 @@ def test_nothing_is_saved_before_its_outputs_are_acked(
             await worker.until_saved(1)
             assert await watermark(worker) == 1
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +69,7 @@ def test_outputs_that_were_not_acked_stop_the_worker_and_nothing_is_saved(
             assert worker.crashes == [error]
             assert await watermark(worker) == 0
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_worker_after_a_failed_send_emits_everything_again(
@@ -95,7 +85,7 @@ def test_worker_after_a_failed_send_emits_everything_again(
             await second.until_saved(2)
             assert second.emitter.steps(b"k") == second.emitter.steps(b"z") == [1]
 
-    run(main())
+    asyncio.run(main())
 
 
 class LossyStore(Store):
@@ -135,7 +125,7 @@ def test_save_without_a_reply_is_sent_again_and_counts_once(
             assert worker.emitter.steps(b"k") == [1, 2]
             assert worker.metrics.saves == 2
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_worker_waits_for_a_redis_that_is_away_and_goes_on(
@@ -156,7 +146,7 @@ def test_worker_waits_for_a_redis_that_is_away_and_goes_on(
             assert worker.emitter.steps(b"k") == [1, 2]
             assert worker.crashes == []
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- how far the pipeline may run ahead ------------------------------------------------------------
@@ -179,7 +169,7 @@ def test_pipeline_runs_a_few_micro_batches_ahead_of_the_acks_and_no_further(
             await worker.until_saved(100)
             assert worker.emitter.steps(b"k") == list(range(1, 101))
 
-    run(main())
+    asyncio.run(main())
 
 
 class SizedStore(Store):
@@ -223,7 +213,7 @@ def test_largest_states_allowed_leave_room_to_go_on(
             assert len(worker.emitter.sent) == 1200
             assert max(sizes_of(worker)) <= MAX_SAVE_BYTES // 16
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_save_is_never_larger_than_redis_should_bear(
@@ -241,7 +231,7 @@ def test_save_is_never_larger_than_redis_should_bear(
             await worker.until(lambda: worker.owners[0].partition.saved > 60 - 9)
             assert max(sizes_of(worker)) <= 700
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("key_bytes", [1024, MAX_KEY_BYTES])
@@ -267,7 +257,7 @@ def test_long_keys_count_like_states(
             await worker.until(lambda: partition.saved > 0)
             assert MAX_SAVE_BYTES // 2 < max(sizes_of(worker)) <= MAX_SAVE_BYTES + MAX_KEY_BYTES
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- write-behind ----------------------------------------------------------------------------------
@@ -293,7 +283,7 @@ def test_write_behind_emits_at_once_and_saves_several_micro_batches_together(
             assert worker.metrics.saves == saved_before + 1
             assert worker.emitter.steps(b"k") == list(range(1, 8))
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_write_behind_saves_when_its_time_has_come_without_further_events(
@@ -307,7 +297,7 @@ def test_write_behind_saves_when_its_time_has_come_without_further_events(
             await worker.until_saved(2)
             assert await watermark(worker) == 2
 
-    run(main())
+    asyncio.run(main())
 
 
 class NotingStore(Store):
@@ -343,4 +333,4 @@ def test_write_behind_spreads_the_partitions_saves_over_the_interval(
             for number, at in store.first.items():
                 assert at - begun >= every_s * (1 - number / 8) - 0.001
 
-    run(main())
+    asyncio.run(main())

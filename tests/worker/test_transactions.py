@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,10 +41,6 @@ from local.services import ApacheKafka, EmbeddedKafka, KafkaService
 
 PARTITIONS = 2
 LETTER_LIMIT = 600_000  # max.message.bytes of the dead-letter topic
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +177,7 @@ def test_outputs_dead_letters_and_the_group_offset_of_a_finished_transaction_are
         (rejected,) = site.messages(site.kafka.dead_letter)
         assert dict(rejected.headers())["keyfold-offset"] == b"2"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_transaction_with_nothing_to_emit_moves_the_group_offset(site: Site) -> None:
@@ -193,7 +189,7 @@ def test_a_transaction_with_nothing_to_emit_moves_the_group_offset(site: Site) -
         assert site.outputs() == []
         assert site.values(site.kafka.dead_letter) == [b"bad"]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_the_group_offsets_metadata_is_read_as_it_was_written(site: Site) -> None:
@@ -204,7 +200,7 @@ def test_the_group_offsets_metadata_is_read_as_it_was_written(site: Site) -> Non
                 await worker.send(0, [], upto)
                 assert await worker.group_offset(0) == upto
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_hundreds_of_transactions_in_a_row_stand_in_the_log_once_and_in_order(site: Site) -> None:
@@ -215,7 +211,7 @@ def test_hundreds_of_transactions_in_a_row_stand_in_the_log_once_and_in_order(si
             assert await worker.group_offset(0) == at(300)
         assert site.outputs() == [b"%d" % i for i in range(300)]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_transaction_of_many_requests_is_one(site: Site) -> None:
@@ -225,7 +221,7 @@ def test_a_transaction_of_many_requests_is_one(site: Site) -> None:
             await worker.send(0, outputs(*payloads), at(20))
         assert site.outputs() == payloads
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_partitions_have_transactions_of_their_own_at_the_same_time(
@@ -250,7 +246,7 @@ def test_partitions_have_transactions_of_their_own_at_the_same_time(
             assert wide.outputs(number) == [b"%d-%d" % (number, i) for i in range(15)]
         assert len(wide.values(wide.kafka.dead_letter)) == 15 * many
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_the_group_may_have_members_while_its_offset_moves_in_transactions(site: Site) -> None:
@@ -269,7 +265,7 @@ def test_the_group_may_have_members_while_its_offset_moves_in_transactions(site:
         finally:
             await member.stop()
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- transactions that were cut --------------------------------------------------------------------
@@ -302,7 +298,7 @@ def test_nothing_of_a_transaction_cut_before_its_end_is_ever_seen(
                 # The cut one is in the log, though nobody sees it: 2 predictions + 3 markers + it.
                 assert site.log_end(site.kafka.output) == 6
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_after_a_lost_answer_to_the_end_the_next_open_tells_that_it_has_happened(
@@ -317,7 +313,7 @@ def test_after_a_lost_answer_to_the_end_the_next_open_tells_that_it_has_happened
                 assert site.outputs() == [b"before", b"cut"]
                 assert site.values(site.kafka.dead_letter) == [b"bad"]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_send_cancelled_at_any_moment_leaves_outputs_and_group_offset_of_one_mind(
@@ -352,7 +348,7 @@ def test_a_send_cancelled_at_any_moment_leaves_outputs_and_group_offset_of_one_m
         assert len(site.values(site.kafka.dead_letter)) == finished
         assert finished < tries
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_partition_needs_a_new_open_after_a_cancelled_send(site: Site) -> None:
@@ -367,7 +363,7 @@ def test_a_partition_needs_a_new_open_after_a_cancelled_send(site: Site) -> None
             await worker.send(0, outputs(b"y"), at(1))
         assert site.outputs() == [b"y"]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_group_offset_in_a_transaction_that_is_just_ending_is_waited_for(site: Site) -> None:
@@ -390,7 +386,7 @@ def test_a_group_offset_in_a_transaction_that_is_just_ending_is_waited_for(site:
             assert await asking == at(2)
         await other.stop()
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- owners ----------------------------------------------------------------------------------------
@@ -407,7 +403,7 @@ def test_a_second_open_fences_the_first_producer(site: Site) -> None:
             assert await new.group_offset(0) == at(1)
         assert site.outputs() == [b"new"]
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("request_type", [TxnOffsetCommitRequest, ProduceRequest, EndTxnRequest])
@@ -438,7 +434,7 @@ def test_a_frozen_owner_that_wakes_in_its_transaction_is_told_and_emits_nothing(
                 assert await new.group_offset(0) == at(5)
         assert site.outputs() == [b"new", b"newer"]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_partitions_do_not_fence_each_other(site: Site) -> None:
@@ -448,7 +444,7 @@ def test_partitions_do_not_fence_each_other(site: Site) -> None:
             await one.send(1, outputs(b"1"), at(1))
         assert (site.outputs(0), site.outputs(1)) == ([b"0"], [b"1"])
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- sizes -----------------------------------------------------------------------------------------
@@ -464,7 +460,7 @@ def test_a_dead_letter_too_large_is_cut_and_its_transaction_holds_it(site: Site)
         assert site.outputs() == [b"0", b"1", b"2"]
         _assert_third_is_cut(site)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_dead_letter_too_large_is_cut_by_at_least_once_outputs_too(site: Site) -> None:
@@ -481,7 +477,7 @@ def test_a_dead_letter_too_large_is_cut_by_at_least_once_outputs_too(site: Site)
         assert site.outputs() == [b"0", b"1", b"2"]
         _assert_third_is_cut(site)
 
-    run(main())
+    asyncio.run(main())
 
 
 def _assert_third_is_cut(site: Site) -> None:
@@ -510,7 +506,7 @@ def test_a_dead_letter_that_fits_when_compressed_is_whole(site: Site) -> None:
             await worker.send(0, outputs(letters=(letter(0, b"x" * 900_000),)), at(1))
         assert site.values(site.kafka.dead_letter) == [b"x" * 900_000]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_dead_letter_is_cut_to_a_topic_that_holds_less_than_half_a_mebibyte(
@@ -528,7 +524,7 @@ def test_a_dead_letter_is_cut_to_a_topic_that_holds_less_than_half_a_mebibyte(
         assert short is not None
         assert 19_000 < len(short) < 20_000
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_reject_without_room_for_its_headers_is_an_error_that_names_the_topic(
@@ -545,7 +541,7 @@ def test_a_reject_without_room_for_its_headers_is_an_error_that_names_the_topic(
                 assert await after.group_offset(0) is None
         assert narrow.outputs() == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_prediction_too_large_for_its_topic_is_an_error_that_names_it_and_emits_nothing(
@@ -560,7 +556,7 @@ def test_a_prediction_too_large_for_its_topic_is_an_error_that_names_it_and_emit
                 await after.send(0, outputs(b"after"), at(3))
         assert site.outputs() == [b"after"]
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- brokers ---------------------------------------------------------------------------------------
@@ -576,7 +572,7 @@ def test_brokers_without_transactions_are_refused_by_the_settings_name() -> None
         await worker.close(0)
 
     with EmbeddedKafka() as broker:
-        run(main(broker.address))
+        asyncio.run(main(broker.address))
 
 
 def test_a_transaction_timeout_above_the_brokers_limit_is_refused_by_its_name(site: Site) -> None:
@@ -586,7 +582,7 @@ def test_a_transaction_timeout_above_the_brokers_limit_is_refused_by_its_name(si
             await worker.open(0)
         await worker.close(0)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_no_broker_is_an_error_to_be_tried_again() -> None:
@@ -598,7 +594,7 @@ def test_no_broker_is_an_error_to_be_tried_again() -> None:
         await worker.close(0)
 
     assert issubclass(TransactionFailed, KafkaError)
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_broker_that_does_not_answer_holds_nobody_up_and_the_truth_is_told_later(
@@ -632,7 +628,7 @@ def test_a_broker_that_does_not_answer_holds_nobody_up_and_the_truth_is_told_lat
         assert site.outputs() == [b"1", b"3"]
 
     with ApacheKafka() as own:
-        run(main(own))
+        asyncio.run(main(own))
 
 
 def test_a_send_without_a_group_offset_is_refused() -> None:
@@ -641,7 +637,7 @@ def test_a_send_without_a_group_offset_is_refused() -> None:
         with pytest.raises(ValueError, match="upto: expected the group offset"):
             await worker.send(0, outputs(b"1"))
 
-    run(main())
+    asyncio.run(main())
 
 
 # -- private names ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Owns the command line, the order of the questions and the exit status: 0 when nothing must be set
 right (warnings included), 2 with a FAIL. The questions about Kafka, Redis and records are in
-worker/check_*.py. Called by worker/cli.py.
+the modules beside it. Called by worker/cli.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pathlib import Path
 from keyfold.worker.check.kafka import KafkaSide
 from keyfold.worker.check.records import RecordSide
 from keyfold.worker.check.redis import RedisSide
-from keyfold.worker.check.report import Finding, Question, ask_all, ok, warn
+from keyfold.worker.check.report import Finding, Question, ask_all, ok
 from keyfold.worker.config import Config, read_config
 from keyfold.worker.emission import Emission
 from keyfold.worker.errors import Crash
+from keyfold.worker.kafka.topics import unheard
 from keyfold.worker.liveness.health import HOST, check_port
 from keyfold.worker.model import Model
 
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> int:
     """Ask all questions. Returns the exit status; raises Crash for settings that cannot be read."""
     given = _parser().parse_args(argv)
     config = read_config(given.config, given.set)
-    counts = ask_all(Check(config, str(given.config)).questions(), partial(print, flush=True))
+    with unheard():
+        counts = ask_all(Check(config, str(given.config)).questions(), partial(print, flush=True))
     print()
     told = f"{counts['FAIL']} FAIL, {counts['WARN']} WARN"
     if counts["FAIL"]:
@@ -68,6 +70,7 @@ class Check:
             Question("sizes", lambda: kafka.sizes(self.model), ("kafka", "bundle")),
             Question("access", kafka.access, ("kafka",)),
             Question("group", kafka.group, ("kafka",)),
+            Question("session", kafka.session, ("kafka",)),
             Question("exactly", kafka.transactions, ("kafka",)),
             Question("states", lambda: redis.states(self._file), ("kafka", "redis", "bundle",
                      "topics")),
@@ -88,11 +91,6 @@ class Check:
             f"{self._file}: {kafka.input} -> {kafka.output}, rejects to {kafka.dead_letter}, "
             f"group {kafka.group}, {worker.outputs}, start {worker.start or 'not set'}"
         )
-        if not worker.start:
-            yield warn(
-                "worker.start is not set: a group that has no states yet will not begin; set it "
-                "to earliest or latest"
-            )
 
     def _bundle(self) -> Iterator[Finding]:
         self._model = Model.load(self._config.worker.bundle)

@@ -16,8 +16,10 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from keyfold.export.bundle import Manifest
+from keyfold.worker.beginning import HANDOVER
 from keyfold.worker.check.report import Finding, fail, ok, warn, within
-from keyfold.worker.config import Config, Kafka
+from keyfold.worker.check.start import where_it_begins
+from keyfold.worker.config import Config
 from keyfold.worker.errors import Crash
 from keyfold.worker.handover.store import handover_name
 from keyfold.worker.kafka.samples import open_log
@@ -38,7 +40,6 @@ HASH = (
     ("HMGET", "#W"), ("HSET", "#W", "0"), ("HSETNX", "#N", "1"), ("HINCRBY", "#E", "1"), ("HLEN",),
     ("UNLINK",),
 )  # fmt: skip
-RECORD = (("GET",),)
 Commands = tuple[tuple[str, ...], ...]
 _RIGHTS = """
 local refused = {}
@@ -92,11 +93,10 @@ class RedisSide:
     def rights(self, manifest: Manifest) -> Iterator[Finding]:
         """Ask which of the commands a worker needs its user may not use."""
         kafka, client = self._config.kafka, self._connect()
-        on_hash = commands(self._config, manifest)
-        advice = f"ACL SETUSER {self._user} {grant(kafka, on_hash)}"
+        advice = f"ACL SETUSER {self._user} {grant(self._config, manifest)}"
         wanted = (
-            (partition_name(kafka.group, kafka.input, 0), on_hash),
-            (handover_name(kafka.input, kafka.output, 0), RECORD),
+            (partition_name(kafka.group, kafka.input, 0), commands(self._config, manifest)),
+            (handover_name(kafka.input, kafka.output, 0), on_record(self._config)),
         )
         refused = []
         try:
@@ -137,8 +137,9 @@ class RedisSide:
             return
         problems = [(p.number, why) for p in found.places for why in found.problems(p)]
         if not problems:
-            yield ok(_held(found, group))
-            if all(place.held is None for place in found.places):
+            wrong = list(where_it_begins(self._config, found.places))
+            yield from wrong or [ok(_held(found, self._config))]
+            if not wrong and all(place.held is None for place in found.places):
                 yield from self._emitted_before()
             return
         for number, why in problems[:SHOWN]:
@@ -197,10 +198,16 @@ def commands(config: Config, manifest: Manifest) -> Commands:
     return (*HASH, *(one for wanted, one in more if wanted))
 
 
-def grant(kafka: Kafka, on_hash: Commands) -> str:
-    """Return the rules of an ACL user that may do what a worker does."""
-    names = " ".join(f"+{name.lower()}" for name, *_ in (*on_hash, *RECORD))
-    keys = f"~{{{kafka.group}:* ~keyfold-handover:{{{kafka.input}:*"
+def on_record(config: Config) -> Commands:
+    """Return what a worker of these settings does with the record of who has the outputs."""
+    return (("GET",), ("SET", "x")) if config.worker.emit_from == HANDOVER else (("GET",),)
+
+
+def grant(config: Config, manifest: Manifest) -> str:
+    """Return the rules of an ACL user that may do what a worker does, as in deploy/ACLS.md."""
+    kafka, wanted = config.kafka, (*commands(config, manifest), *on_record(config))
+    names = " ".join(f"+{name.lower()}" for name, *_ in wanted)
+    keys = f"~{{{kafka.group}:* ~keyfold-handover:{{{kafka.input}:{kafka.output}:*"
     return f"{keys} +info +eval +evalsha {names}"
 
 
@@ -223,9 +230,10 @@ def _policy(info: dict[str, Any]) -> Iterator[Finding]:
         yield ok("appendonly yes")
 
 
-def _held(found: Survey, group: str) -> str:
+def _held(found: Survey, config: Config) -> str:
+    group, start = config.kafka.group, config.worker.start
     held = [place for place in found.places if place.held is not None]
     if not held:
-        return f"group {group} has none yet: it begins at worker.start"
+        return f"group {group} has none yet: it begins at worker.start, {start}"
     keys = sum(place.held.states for place in held if place.held is not None)
     return f"group {group} has {keys:,} keys in {len(held)} partitions and goes on from there"

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 
 from keyfold.worker import phases
 from keyfold.worker.answers import Answers
+from keyfold.worker.handover.words import told
 from keyfold.worker.partition import Partition
 from keyfold.worker.protocol import Phase
 
@@ -66,8 +67,8 @@ class Listener:
             log.warning("%s: whose outputs: %s; asking again", partition, error)
         soon = self.urgent or not partition.voice.heard
         self._due_s = now_s + (PROPOSAL_S if soon else LISTEN_S)
-        if partition.voice.record != before:
-            log.info("%s: handovers of the outputs: %s", partition, partition.voice.record)
+        if changed := told(before, partition.voice.record):
+            log.info("%s: %s", partition, changed)
         if partition.voice.heard and self._emits != emitted:
             self._tell()
 

@@ -66,7 +66,7 @@ class KafkaLog:
                 "fetch.error.backoff.ms": 50,
                 "queued.max.messages.kbytes": 32 * 1024,
                 "error_cb": self._note,
-                "log_level": 2,  # what matters comes back as errors
+                "log_level": 0,  # what matters comes back as errors
             }
         )
 
@@ -120,6 +120,18 @@ class KafkaLog:
             if at_end or time.monotonic() > deadline:
                 break
         return Extent(start, seen)
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int | None:
+        """Return the offset of the first record as young as this, None when none is."""
+        where = TopicPartition(topic, partition, time_ms)
+
+        def question(limit_s: float) -> TopicPartition:
+            return self._consumer.offsets_for_times([where], timeout=limit_s)[0]
+
+        found = ask(self._kafka, question, self._timeout_s, (KafkaException,))
+        if found.error is not None:
+            raise self._failure(found.error, topic, partition)
+        return found.offset if found.offset >= 0 else None
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
         """Yield the records with offsets in [start, end) in order.

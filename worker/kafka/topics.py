@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -86,17 +87,27 @@ def judge_topics(
             )
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep aiokafka's own lines back: what it says of a broker without an answer, our line says."""
+    logger = logging.getLogger("aiokafka")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 async def _partition_counts(connection: Connection) -> dict[str, int]:
     client = AIOKafkaClient(**connection.aiokafka())
     end_at_once(client)
-    # What it says of a broker that does not answer stands in our own line.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    try:
-        await client.bootstrap()
-        cluster = await client.fetch_all_metadata()
-    finally:
-        logging.getLogger("aiokafka").setLevel(logging.WARNING)
-        await client.close()
+    with unheard():
+        try:
+            await client.bootstrap()
+            cluster = await client.fetch_all_metadata()
+        finally:
+            await client.close()
     return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 

@@ -9,7 +9,8 @@ the port is tried by worker/cli.py before Faust starts.
              way to RUN. A HALT does not count, because no restart and no waiting resolves it, and
              the other partitions must not suffer; only a worker with nothing but HALTs is not
              ready, so that a rollout of a bundle that halts everything stops at its first worker.
-    /health  for people and alerts: 503 when any partition is halted, and all details in JSON.
+    /health  for people and alerts, all details in JSON: 503 when any partition is halted, and when
+             the worker has not joined its group because Redis has never answered it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Subject(Protocol):
     failure: BaseException | None
 
     @property
+    def waits_to_join(self) -> str:
+        """Why this worker has not asked the group for partitions yet, "" when it has."""
+
+    @property
     def joined(self) -> bool:
         """Whether the group has given this worker its partitions, be it none."""
 
@@ -57,15 +62,15 @@ def ready(worker: Subject) -> Answer:
 
 
 def health(worker: Subject) -> Answer:
-    """Answer with every partition's phase and progress; 503 when one is halted."""
+    """Answer with every partition's phase and progress; 503 when one is halted, or none joined."""
     owners = worker.owners()
     halted = {str(o.partition.number): o.partition.halted for o in owners if o.halted}
     phases = {str(o.partition.number): o.partition.phase.value for o in owners}
-    return 503 if halted else 200, {
+    return 503 if halted or worker.waits_to_join else 200, {
         "partitions": phases,
         "halted": halted,
         "progress": {str(o.partition.number): _progress(o, worker.watchdog) for o in owners},
-        "waiting_for": waiting_for_redis(),
+        "waiting_for": waiting_for_redis() or worker.waits_to_join,
         "totals": worker.metrics.counts(),
     }
 
@@ -87,6 +92,8 @@ def check_port(port: int) -> None:
 def _why_not_ready(worker: Subject) -> str:
     if worker.failure is not None:
         return f"stopping: {worker.failure}"
+    if worker.waits_to_join:
+        return worker.waits_to_join
     if not worker.joined:
         return "waiting for the group to give out its partitions"
     if waiting_for_redis():

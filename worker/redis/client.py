@@ -23,6 +23,8 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from keyfold.worker.errors import RedisRefuses
+from keyfold.worker.redis.door import why_shut_out
 from keyfold.worker.redis.packing import pack_in_c
 from keyfold.worker.redis.route import SENTINEL_TIMEOUT_S, ClusterRedis, Routed, SentinelRedis
 from keyfold.worker.redis.url import Access, Place, parse_url, problem_with_url, without_password
@@ -121,10 +123,14 @@ class Script:
 def connect_sync(place: Access | str, timeout_s: float) -> redis.Redis:
     """Return a blocking client for commands that look once. Raises ValueError on a wrong URL.
 
-    Nothing is opened before the first command, except on a cluster, whose nodes are asked at
-    once: then ConnectionError is raised where none answers.
+    Raises RedisRefuses where a knock shows that TLS, or none, is not what the URL says: the client
+    itself would wait for its whole time limit, and several times. A cluster's nodes are asked at
+    once: ConnectionError is raised where none answers.
     """
     access = Access.of(place)
+    why = why_shut_out(access)
+    if why is not None:
+        raise RedisRefuses(why)
     found = parse_url(access)
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,

@@ -9,7 +9,8 @@ it is given partitions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -22,6 +23,10 @@ from keyfold.worker.repartition.work import Work
 log = logging.getLogger(__name__)
 
 WAYS = "give --from-start to go on with its oldest record, --from-end with what comes from now on"
+
+
+AWAIT_S = 5.0  # for the first positions, which another instance makes
+LOOK_S = 0.1  # between two looks at them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,35 @@ class Begin:
     timeout_s: float  # of one question to the brokers
 
     def places(self, given: Sequence[int]) -> list[Place]:
-        """Return where each partition begins. Raises SetUpError, KafkaException."""
-        known = self._positions(given)
-        if given and not known:
-            self._expect_first_time()
-        return [self._place(number, known.get(number)) for number in given]
+        """Return where each partition begins. Raises SetUpError, KafkaException.
+
+        Who has partition 0 also returns those of others that have no position: all first positions
+        are made at once, so that some without one are some that were lost.
+        """
+        every = self._every()
+        if 0 in given:
+            known = self._positions(every)
+            asked = [*given, *(number for number in every if number not in {*known, *given})]
+        else:
+            known, asked = self._awaited(every, given), list(given)
+        missing = [number for number in asked if number not in known]
+        if missing:
+            self._expect_first_time(every, known, missing)
+            known = self._positions(every)  # the look may have taken a while
+        return [self._place(number, known.get(number)) for number in asked]
+
+    def _every(self) -> list[int]:
+        source = self.work.source
+        return sorted(self.consumer.list_topics(source, self.timeout_s).topics[source].partitions)
+
+    def _awaited(self, every: Sequence[int], given: Sequence[int]) -> dict[int, int]:
+        """Return the group's positions; wait a while for those of partitions given to us."""
+        deadline = time.monotonic() + AWAIT_S
+        while True:
+            known = self._positions(every)
+            if known.keys() >= set(given) or time.monotonic() > deadline:
+                return known
+            time.sleep(LOOK_S)
 
     def _place(self, number: int, position: int | None) -> Place:
         where = TopicPartition(self.work.source, number)
@@ -73,20 +102,31 @@ class Begin:
             f"{WAYS}"
         )
 
-    def _expect_first_time(self) -> None:
+    def _expect_first_time(
+        self, every: Sequence[int], known: Mapping[int, int], missing: Sequence[int]
+    ) -> None:
         """Refuse to begin if something may have been moved before. Raises SetUpError."""
-        if self.work.begin or not self._target_holds_records():
+        work = self.work
+        if known:  # in a partition without records there is nothing to be moved twice
+            missing = [number for number in missing if self._holds_records(number)]
+        if work.begin or not missing or not self._target_holds_records():
             return
         # After the look: another one like this may just have begun, records and positions at once.
-        with open_log(self.config) as found:
-            count = found.partitions(self.work.source)
-        if self._positions(range(count)):
+        if not known and self._positions(every):
             return
-        work = self.work
+        where, why = work.source, "never begun, or expired"
+        if known:
+            numbers = ", ".join(map(str, sorted(missing)))
+            where, why = f"partitions {numbers} of {where}", "lost, or the topic has grown"
         raise SetUpError(
-            f"group {work.group} has no positions in {work.source} (never begun, or expired), but "
-            f"{work.target} holds records: to begin now may move some twice; {WAYS}"
+            f"group {work.group} has no positions in {where} ({why}), but {work.target} holds "
+            f"records: to begin now may move some twice; {WAYS}"
         )
+
+    def _holds_records(self, number: int) -> bool:
+        where = TopicPartition(self.work.source, number)
+        start, end = self.consumer.get_watermark_offsets(where, timeout=self.timeout_s)
+        return bool(end > start)
 
     def _positions(self, numbers: Sequence[int]) -> dict[int, int]:
         """Return the group's positions, settled ones only."""

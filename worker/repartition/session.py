@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from keyfold.export.refusals import acl
 from keyfold.worker.config import Config
 from keyfold.worker.errors import SetUpError
+from keyfold.worker.kafka.samples import open_log
 from keyfold.worker.repartition.begin import Begin
 from keyfold.worker.repartition.merge import Merge
 from keyfold.worker.repartition.work import Moved, Work
@@ -53,7 +54,7 @@ class Session:
     """From a first record, or a failure, to the next failure; use it in a `with` statement."""
 
     def __init__(self, config: Config, work: Work) -> None:
-        self._work, self._connection = work, config.connection
+        self._config, self._work, self._connection = config, work, config.connection
         self._timeout_s = config.kafka.request_timeout_s
         self._patience_s = PATIENCE * config.kafka.session_timeout_s  # with other instances
         self._merge: Merge[Message] = Merge()
@@ -141,7 +142,7 @@ class Session:
             known = self._consumer.list_topics(source, self._timeout_s).topics[source].partitions
             others = [TopicPartition(source, n) for n in known if n not in self._ours]
             places = self._consumer.committed(others, self._timeout_s) if others else []
-            behind = [p.partition for p in places if max(p.offset, 0) < self._end(p)]
+            behind = [p.partition for p in places if self._holds_more(p)]
         except KafkaException as error:
             self._fail("committed positions", error)
         if behind and waited_s > self._patience_s:
@@ -152,10 +153,17 @@ class Session:
             )
         return not behind
 
-    def _end(self, place: TopicPartition) -> int:
-        """Return a partition's end, 0 when it holds nothing."""
+    def _holds_more(self, place: TopicPartition) -> bool:
+        """Say whether readers of committed records find any behind a position."""
         low, high = self._consumer.get_watermark_offsets(place, self._timeout_s)
-        return int(high) if high > low else 0
+        if max(place.offset, low) >= high:
+            return False
+        # Behind the last record there may be nothing but the marks of ended transactions.
+        source, number = self._work.source, place.partition
+        with open_log(self._config) as log:
+            held = log.extent(source, number)
+            begin = max(place.offset, held.start)
+            return any(True for _ in log.read(source, number, begin, held.end))
 
     # -- consuming ---------------------------------------------------------------------------------
 
@@ -165,7 +173,8 @@ class Session:
             places = self._begin.places(given)
         except KafkaException as error:
             self._fail("begin", error)
-        consumer.assign([TopicPartition(source, one.partition, one.offset) for one in places])
+        ours = [one for one in places if one.partition in given]
+        consumer.assign([TopicPartition(source, one.partition, one.offset) for one in ours])
         self._unwritten = {one.partition: one.offset for one in places if not one.known}
         self._ours = given
         self._merge.assign(self._ours)

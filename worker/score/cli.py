@@ -1,56 +1,37 @@
 """keyfold-verify score: the predictions of a whole log file, without Kafka and Redis.
 
 Owns the command line, the progress bar and the report. The rows go through the worker's own
-pipeline (worker/trial.py), from cold states; ids are file:0:row:0, and the rows' numbers are those
-of the error messages. Called by worker/verify/cli.py.
+pipeline (scoring.py), from cold states; ids are file:0:row:0, and the rows' numbers are those of
+the error messages. With a worker's settings the files hold what its topics would. Called by
+worker/verify/cli.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from keyfold.export.tables import Row
 from keyfold.worker import command
-from keyfold.worker.emit import DeadLetter
+from keyfold.worker.config import Config, read_config
+from keyfold.worker.emission import Emission
 from keyfold.worker.errors import Crash
 from keyfold.worker.model import Model
-from keyfold.worker.protocol import Record
 from keyfold.worker.score.out import STDOUT, Writer, writing
-from keyfold.worker.score.rows import STDIN, Recorder, Source, chunks, sort_by_time
+from keyfold.worker.score.rows import STDIN, Source
+from keyfold.worker.score.scoring import Scored, Served, Sinks, Tick, score
 from keyfold.worker.send.file_form import add_form_flags, form_of
-from keyfold.worker.trial import Trial
+from keyfold.worker.send.report import order_warning
 
-SHOWN = 5  # rejects named when no file takes them
 SAMPLE_BYTES = 1 << 20  # of a log, from which its number of rows is guessed
-_TIME = re.compile(rb',"time":(-?\d+),')  # quotes inside a key are escaped: this is no part of one
-
-Tick = Callable[[int], None]
-
-
-@dataclass(slots=True)
-class Scored:
-    """What came of a log."""
-
-    rows: int = 0  # read
-    predictions: int = 0  # written
-    rejects: int = 0  # of rows
-    keys: int = 0  # seen
-    disordered: int = 0  # events that stood behind a later one of their key
-    first_disordered: int = 0  # row of the first of them
-    shown: list[str] = field(default_factory=list)  # the first rejects: file, row, field, why
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,91 +41,56 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    model = Model.load(arguments.bundle)
-    events = model.bundle.manifest.events
+    config = _config(arguments)
+    model = Model.load(arguments.bundle or _expected(config).worker.bundle)
+    manifest = model.bundle.manifest
     form = form_of(arguments, model.bundle)
-    source = Source(arguments.log, arguments.key or events.key_field, form)
-    _check(arguments, model)
+    configured = "" if config is None else config.kafka.key_field
+    key_field = arguments.key or configured or manifest.events.key_field
+    source = Source(arguments.log, key_field, form)
+    served = Served()
+    if config is not None:
+        rule = Emission.of(config.emit, manifest.outputs)
+        served = Served(config.worker.passthrough, rule)
+    _check(arguments, model, config)
     begin = time.monotonic()
-    outputs = model.bundle.manifest.outputs
-    labels = outputs.names if outputs.kind == "classification" else ()
+    labels = manifest.outputs.names if manifest.outputs.kind == "classification" else ()
     with (
         _seldom_collecting(),
         _progress(source) as tick,
         writing(arguments.out, labels) as writer,
+        _open_alerts(arguments.alerts, labels) as alerts,
         _open_rejects(arguments.rejects) as rejects,
     ):
-        scored = score(source, model, writer, rejects, tick, sort=arguments.sort)
-    _report(scored, time.monotonic() - begin, arguments)
+        sinks = Sinks(writer, rejects, alerts)
+        scored = score(source, model, sinks, tick, served=served, sort=arguments.sort)
+    _report(scored, time.monotonic() - begin, arguments, served)
     return 0
 
 
-def score(
-    source: Source, model: Model, writer: Writer, rejects: Any, tick: Tick, *, sort: bool = False
-) -> Scored:
-    """Write the prediction of every event of a log, in the order of its rows (`sort`: of time).
-
-    `rejects` is a file for what is no event, or None. Memory grows with the keys, not the events.
-    Raises TableError naming file and row.
-    """
-    manifest = model.bundle.manifest
-    trial, recorder = Trial(model, source.name), Recorder(source, manifest.events)
-    scored, last = Scored(), dict[bytes, int]()
-    rows: Iterator[Row] = source.rows()
-    if sort:
-        rows = sort_by_time(rows, manifest.events, manifest.features)
-    for some in chunks(rows):
-        records = recorder.records(some)
-        for _, outputs in trial.run([(0, cast(Sequence[Record], records))]):
-            writer.write(outputs.payloads)
-            scored.predictions += len(outputs.payloads)
-            if manifest.events.time_field is not None:
-                _note_order(scored, last, outputs.keys, outputs.payloads)
-            _note_rejects(scored, source, outputs.dead_letters, rejects)
-        scored.rows += len(records)
-        tick(scored.rows)
-    scored.keys = len(trial.slots)
-    return scored
+def _config(arguments: argparse.Namespace) -> Config | None:
+    """Return the worker's settings, where they are asked for."""
+    if arguments.config is None and arguments.set:
+        raise Crash("--set: expected --config worker.toml too, whose setting it overrides")
+    return None if arguments.config is None else read_config(arguments.config, arguments.set)
 
 
-def _note_order(
-    scored: Scored, last: dict[bytes, int], keys: Sequence[bytes], payloads: Sequence[bytes]
-) -> None:
-    """Count the events that are earlier than one of their key before them."""
-    for key, payload in zip(keys, payloads, strict=True):
-        found = _TIME.search(payload)
-        now = int(found[1]) if found is not None else 0
-        if now >= last.get(key, now):
-            last[key] = now
-            continue
-        scored.disordered += 1
-        if not scored.first_disordered:
-            scored.first_disordered = int(orjson.loads(payload)["about"].rpartition(":")[2])
+def _expected(config: Config | None) -> Config:
+    if config is None:
+        raise Crash("expected BUNDLE, or --config worker.toml that names it, got neither")
+    return config
 
 
-def _note_rejects(
-    scored: Scored, source: Source, letters: Sequence[DeadLetter], rejects: Any
-) -> None:
-    for letter in letters:
-        reason = letter.reason
-        if letter.key is None and source.key_field is not None:
-            reason = f"field {source.key_field!r}: expected a key, got none"
-        scored.rejects += 1
-        if len(scored.shown) < SHOWN:
-            scored.shown.append(f"{source.place(letter.offset)}: {reason}")
-        if rejects is not None:
-            line = {"file": source.name, "row": letter.offset, "reason": reason}
-            rejects.write(orjson.dumps(line) + b"\n")
-
-
-def _check(arguments: argparse.Namespace, model: Model) -> None:
-    """Raise Crash where the arguments contradict each other or the bundle."""
+def _check(arguments: argparse.Namespace, model: Model, config: Config | None) -> None:
+    """Raise Crash where the arguments contradict each other, the bundle or the settings."""
+    if arguments.alerts is not None and (config is None or not config.emit.alert_topic):
+        raise Crash("--alerts: expected --config worker.toml with emit.alert_topic")
     if arguments.sort and model.bundle.manifest.events.time_field is None:
         raise Crash("--sort: expected a bundle with a time field, got one that goes by the record")
-    paths = [Path(p).resolve() for p in (arguments.log, arguments.out, arguments.rejects)
-             if p is not None and p != STDIN]  # fmt: skip
-    if len(set(paths)) < len(paths):
-        raise Crash("--out, --rejects: expected other files than the log and each other")
+    outs = (arguments.out, arguments.alerts, arguments.rejects)
+    paths = [Path(p).resolve() for p in (arguments.log, *outs) if p is not None and p != STDIN]
+    if len(set(paths)) < len(paths) or arguments.out == arguments.alerts:
+        raise Crash("--out, --alerts, --rejects: expected other files than the log and each other")
 
 
 @contextmanager
@@ -156,6 +102,15 @@ def _seldom_collecting() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextmanager
+def _open_alerts(out: str | None, labels: Sequence[str]) -> Iterator[Writer | None]:
+    if out is None:
+        yield None
+        return
+    with writing(out, labels, "--alerts") as writer:
+        yield writer
 
 
 @contextmanager
@@ -207,7 +162,7 @@ def _guess_rows(source: Source) -> int | None:
         return None  # whoever reads the rows says what is wrong
 
 
-def _report(scored: Scored, seconds: float, arguments: argparse.Namespace) -> None:
+def _report(scored: Scored, seconds: float, arguments: argparse.Namespace, served: Served) -> None:
     def say(text: str) -> None:
         print(f"keyfold-verify score: {text}", file=sys.stderr)
 
@@ -216,11 +171,15 @@ def _report(scored: Scored, seconds: float, arguments: argparse.Namespace) -> No
         f"{scored.rows:,} rows, {scored.predictions:,} predictions of {scored.keys:,} keys to "
         f"{where} in {seconds:.1f} s ({scored.rows / max(seconds, 1e-9):,.0f}/s)"
     )
-    if scored.disordered:
-        say(
-            f"warning: {scored.disordered:,} events are earlier than one of their key before them "
-            f"(first: row {scored.first_disordered}); --sort puts them in order"
+    if served.rule is not None:
+        say(f"[emit] of {arguments.config}: {served.rule.said}")
+    if scored.alerts:
+        where = (
+            f"to {arguments.alerts}" if arguments.alerts else "left out; --alerts FILE keeps them"
         )
+        say(f"{scored.alerts:,} alerts {where}")
+    if scored.disordered:
+        say(order_warning(scored.disordered, scored.first_disordered, is_sorted=arguments.sort))
     if scored.rejects:
         kept = "" if arguments.rejects is None else f", in {arguments.rejects}"
         say(f"{scored.rejects:,} rejects{kept}:")
@@ -242,9 +201,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("log", metavar="LOG", help='the log; "-": JSON lines on standard input')
-    add("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    add("bundle", nargs="?", type=Path, metavar="BUNDLE",
+        help="the bundle's folder (default: worker.bundle)")  # fmt: skip
     add("--out", required=True, metavar="FILE", help='predictions: .jsonl (.gz too) or .parquet; '
         '"-": JSON lines on standard output')  # fmt: skip
+    add("--config", type=Path, metavar="worker.toml", help="write what that worker would: by its "
+        "[emit], worker.passthrough and kafka.key_field (default: every prediction)")  # fmt: skip
+    add("--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
+        help="override one of its settings")  # fmt: skip
+    add("--alerts", metavar="FILE", help="what its alert topic would hold; a form of --out's")
     add("--rejects", type=Path, metavar="FILE", help="JSON lines of file, row and reason")
     add("--sort", action="store_true", help="go by event time instead of the rows' order (keeps "
         "the log in a temporary file)")  # fmt: skip

@@ -44,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise Crash(f"{place}: expected a prediction, got something else") from None
         except Reject as reject:
             raise Crash(f"{place}: {reject}") from reject
+    live.finish()
     if not live.total().labelled:
         raise Crash(
             f"{arguments.labels}: expected labels of the predictions' keys within "
@@ -151,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyfold-verify labels",
         description="Compare predictions with labels that came later, in a log of their own: the "
-        "label of an event is the first one of its key at or after it.",
+        "label of an event is the first one of its key at or after it, before the key starts anew "
+        "(a prediction with cold = true).",
         epilog="Exit status: 0 there is a result, 2 there is none.",
     )
     add = parser.add_argument

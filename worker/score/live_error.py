@@ -1,8 +1,9 @@
 """PURE: predictions against labels that came later, joined by key and time; errors by day.
 
-Owns the join (the label of an event is the first one of its key at or after it, not later than a
-given time; as in training) and the sums. Knows predictions' members, no topics or files. Called by
-labels.py.
+Owns the join and the sums. As in training, the label of an event is the first one of its key at or
+after it, not later than a given time, and before the key starts anew. That is told by `cold` in the
+predictions, in their order: one that was not emitted (emit.what = "when") parts nothing. Knows
+predictions' members, no topics or files. Called by labels.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
 from keyfold.export.columns import category_text
 from keyfold.worker.errors import Reject
@@ -41,12 +43,15 @@ class History:
         self.values = [self.values[at] for at in order]
         self.times_ms = array("q", [self.times_ms[at] for at in order])
 
-    def at(self, time_ms: int, within_ms: int) -> float | str | None:
-        """Return the first label at or after a time, not later than `within_ms` behind it."""
+    def at(self, time_ms: int, within_ms: int) -> tuple[int, float | str] | None:
+        """Return the first label at or after a time, not later than `within_ms` behind it.
+
+        Its own time comes with it.
+        """
         place = bisect_left(self.times_ms, time_ms)
         if place == len(self.values) or self.times_ms[place] - time_ms > within_ms:
             return None
-        return self.values[place]
+        return self.times_ms[place], self.values[place]
 
 
 @dataclass(slots=True)
@@ -78,6 +83,15 @@ class Errors:
         }
 
 
+class Found(NamedTuple):  # ordered by its time
+    """A prediction and its label, unless its key starts anew before that."""
+
+    label_ms: int  # when the label came
+    day: int  # of the prediction
+    right: bool  # of classes
+    gap: float  # of numbers
+
+
 class LiveError:
     """Compares predictions with the labels of their keys."""
 
@@ -86,9 +100,10 @@ class LiveError:
         self._name = name  # of the output; "": the only one
         self.classifies = False  # as the predictions say
         self.days: dict[int, Errors] = {}  # number of the day since 1970 -> its errors
+        self._open: dict[bytes, list[Found]] = {}  # by key, each a heap
 
     def add(self, prediction: Mapping[str, Any]) -> None:
-        """Compare one prediction, as a record or as a row of a scored table.
+        """Compare the next prediction, as a record or as a row of a scored table.
 
         Raises Reject: it is no prediction, or not one that a label can be compared with.
         """
@@ -101,22 +116,38 @@ class LiveError:
         predicted = self._predicted(prediction)
         day = self.days.setdefault(time_ms // DAY_MS, Errors())
         day.predictions += 1
+        self._settle(key, time_ms)
+        if prediction.get("cold") is True:
+            self._open.pop(key, None)  # what is found of a key's next life says nothing of this one
         history = self._labels.get(key)
-        label = None if history is None else history.at(time_ms, self._within_ms)
-        if label is None:
+        found = None if history is None else history.at(time_ms, self._within_ms)
+        if found is None:
             return
-        day.labelled += 1
-        if self.classifies:
-            day.right += predicted == label_text(label)
-            return
-        if isinstance(label, str):
+        label_ms, label = found
+        right = self.classifies and predicted == label_text(label)
+        if isinstance(label, str) and not self.classifies:
             raise Reject("expected a number as the label of a regression, got text")
-        gap = abs(predicted - label)
-        day.absolute += gap
-        day.square += gap * gap
+        gap = 0.0 if self.classifies or isinstance(label, str) else abs(predicted - label)
+        heappush(self._open.setdefault(key, []), Found(label_ms, time_ms // DAY_MS, right, gap))
+
+    def finish(self) -> None:
+        """Take in what is left: there is no further prediction."""
+        for key in self._open:
+            self._settle(key, None)
+
+    def _settle(self, key: bytes, before_ms: int | None) -> None:
+        """Take in what a key's labels say that came before a time (None: ever)."""
+        found = self._open.get(key, [])
+        while found and (before_ms is None or found[0].label_ms < before_ms):
+            one = heappop(found)
+            day = self.days[one.day]
+            day.labelled += 1
+            day.right += one.right
+            day.absolute += one.gap
+            day.square += one.gap * one.gap
 
     def total(self) -> Errors:
-        """Return the sums over all days."""
+        """Return the sums over all days, of what was taken in."""
         total = Errors()
         for day in self.days.values():
             total.add(day)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 
 from keyfold.worker.errors import Crash
@@ -21,9 +22,19 @@ from keyfold.worker.errors import Crash
 STDOUT = "-"
 WHOLE = frozenset({"time", "steps"})  # members that are whole numbers
 TEXT = frozenset(
-    {"id", "about", "key", "key_b64", "bundle", "output.label", "output.anomaly.field"}
+    {"id", "about", "key", "key_b64", "bundle", "output.label", "output.anomaly.field", "event"}
 )
+EVENT = "event"  # what worker.passthrough repeats, in a table as JSON
 TRUTH = frozenset({"cold", "gap", "output.anomaly.flag"})
+
+
+class _Repeated(msgspec.Struct):
+    """A prediction's member "event" as the text that it is."""
+
+    event: msgspec.Raw
+
+
+_EVENT = msgspec.json.Decoder(_Repeated)
 
 
 class Writer(Protocol):
@@ -37,11 +48,11 @@ class Writer(Protocol):
 
 
 @contextmanager
-def writing(out: str, labels: Sequence[str]) -> Iterator[Writer]:
+def writing(out: str, labels: Sequence[str], flag: str = "--out") -> Iterator[Writer]:
     """Open a writer for a file by its ending; `labels` name the classes, if there are any.
 
-    The file is written beside its place and moved there at the end; an error leaves nothing.
-    Raises Crash: an ending that is none, a place that cannot be written.
+    The file, which `flag` names, is written beside its place and moved there at the end; an error
+    leaves nothing. Raises Crash: an ending that is none, a place that cannot be written.
     """
     if out == STDOUT:
         yield _Lines(sys.stdout.buffer)
@@ -52,7 +63,7 @@ def writing(out: str, labels: Sequence[str]) -> Iterator[Writer]:
     partial = path.with_name(f".partial-{path.name}")
     try:
         with partial.open("wb") as file:
-            writer = _open(suffix, file, labels, path)
+            writer = _open(suffix, file, labels, f"{flag} {path}")
             yield writer
             writer.close()
         partial.replace(path)
@@ -62,14 +73,14 @@ def writing(out: str, labels: Sequence[str]) -> Iterator[Writer]:
         partial.unlink(missing_ok=True)
 
 
-def _open(suffix: str, file: Any, labels: Sequence[str], path: Path) -> Writer:
+def _open(suffix: str, file: Any, labels: Sequence[str], said: str) -> Writer:
     if suffix in (".jsonl", ".ndjson"):
         return _Lines(file)
     if suffix in (".jsonl.gz", ".ndjson.gz"):
         return _Lines(gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1), closes=True)
     if suffix == ".parquet":
         return _Table(file, labels)
-    raise Crash(f"--out {path}: expected .jsonl, .ndjson (.gz too) or .parquet, got {suffix!r}")
+    raise Crash(f"{said}: expected .jsonl, .ndjson (.gz too) or .parquet, got {suffix!r}")
 
 
 class _Lines:
@@ -104,7 +115,7 @@ class _Table:
     def write(self, payloads: Sequence[bytes]) -> None:
         if not payloads:
             return
-        rows = [_flat(orjson.loads(payload), self._labels) for payload in payloads]
+        rows = [_flat(payload, self._labels) for payload in payloads]
         if self._writer is None:
             # "key" or "key_b64", and a gap, may come later than in the first part.
             names = list(dict.fromkeys([*rows[0], *(n for row in rows for n in row), "key_b64"]))
@@ -127,18 +138,25 @@ class _Table:
         return self._pyarrow.bool_() if name in TRUTH else self._pyarrow.float32()
 
 
-def _flat(prediction: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+def _flat(payload: bytes, labels: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for name, value in prediction.items():
-        if name != "output":
+    for name, value in orjson.loads(payload).items():
+        if name == EVENT:
+            # As text: a member may be a number in one row and a text in another.
+            row[name] = None if value is None else bytes(_EVENT.decode(payload).event).decode()
+        elif name != "output":
             row[name] = value
-            continue
-        probabilities = value.pop("probabilities", None)
-        _flatten("output", value, row)
-        if probabilities is not None:
-            for label, probability in zip(labels, probabilities, strict=True):
-                row[f"output.probabilities.{label}"] = probability
+        else:
+            _flatten_output(value, labels, row)
     return row
+
+
+def _flatten_output(output: dict[str, Any], labels: Sequence[str], row: dict[str, Any]) -> None:
+    probabilities = output.pop("probabilities", None)
+    _flatten("output", output, row)
+    if probabilities is not None:
+        for label, probability in zip(labels, probabilities, strict=True):
+            row[f"output.probabilities.{label}"] = probability
 
 
 def _flatten(path: str, value: Mapping[str, Any], row: dict[str, Any]) -> None:

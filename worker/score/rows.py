@@ -19,15 +19,18 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from keyfold.export.columns import category_text
 from keyfold.export.decode import decode_one
 from keyfold.export.errors import Reject
+from keyfold.export.event_spec import NUMERIC_UNITS
 from keyfold.export.events import Decoder, EventSpec
 from keyfold.export.features import FeatureSpec
 from keyfold.export.hook import json_of
 from keyfold.export.members import SCALAR, Members
 from keyfold.export.tables import Row, TableForm, file_key, read_lines, read_rows, row_name
+from keyfold.export.times import unfolded
 from keyfold.worker.placement import NO_STREAM
 
 STDIN = "-"
@@ -80,6 +83,7 @@ class Recorder:
     """Makes records of rows."""
 
     def __init__(self, source: Source, events: EventSpec) -> None:
+        self.events = events
         self._timestamp = 0 if events.time_field is None else NO_STREAM
         self._hook = json_of(events.decoder) if events.decoder else None
         self._only = file_key(source.name)
@@ -121,31 +125,60 @@ def _key(value: Any) -> bytes | None:
     return (category_text(value) or "").encode()
 
 
-def sort_by_time(rows: Iterable[Row], events: EventSpec, features: FeatureSpec) -> Iterator[Row]:
+def sort_by_time(rows: Iterable[Row], recorder: Recorder, features: FeatureSpec) -> Iterator[Row]:
     """Yield rows by event time; equal ones, and rows without a time, stay behind their forerunner.
 
-    The rows are kept in a file beside the system's temporary ones, in memory 32 bytes of each.
+    Of an hour that the time zone has twice, a key's second pass comes behind its first one, as in
+    training. The rows are kept in a file beside the system's temporary ones, in memory 40 bytes of
+    each.
     """
-    decoder = Decoder(events, features)
-    numbers, starts, times = array("q"), array("q", [0]), array("q")
-    latest = NO_STREAM
-    with closing(tempfile.TemporaryFile(prefix="keyfold-sort-")) as kept:
+    events = recorder.events
+    decoder, kept_rows = Decoder(events, features), _Kept()
+    zone = "UTC" if events.time_unit in NUMERIC_UNITS else events.time_zone
+    owners, numbers = array("q"), dict[bytes | None, int]()
+    with closing(tempfile.TemporaryFile(prefix="keyfold-sort-")) as file:
         for some in chunks(rows):
             decoded = decoder.decode([value for _, value in some], [0] * len(some))
+            if zone != "UTC":
+                keys = [record.key for record in recorder.records(some)]
+                owners.extend(numbers.setdefault(key, len(numbers)) for key in keys)
             for place, (number, value) in enumerate(some):
-                if place not in decoded.rejects:
-                    latest = int(decoded.times_ms[place])
-                numbers.append(number)
-                times.append(latest)
-                starts.append(starts[-1] + len(value))
-                kept.write(value)
-        yield from _in_order(kept, numbers, starts, times)
+                time_ms = NO_STREAM if place in decoded.rejects else int(decoded.times_ms[place])
+                kept_rows.add(number, len(value), time_ms)
+                file.write(value)
+        yield from kept_rows.in_order(file, np.array(owners, np.int64), zone)
 
 
-def _in_order(
-    kept: Any, numbers: Sequence[int], starts: Sequence[int], times: array[int]
-) -> Iterator[Row]:
-    stream: BinaryIO = kept
-    for at in np.argsort(np.frombuffer(times, np.int64), kind="stable").tolist() if times else ():
-        stream.seek(starts[at])
-        yield numbers[at], stream.read(starts[at + 1] - starts[at])
+class _Kept:
+    """Where the rows to be sorted are, and their times."""
+
+    def __init__(self) -> None:
+        self._numbers, self._starts, self._times = array("q"), array("q", [0]), array("q")
+
+    def add(self, number: int, length: int, time_ms: int) -> None:
+        """Note the next row; a time of NO_STREAM: it has none."""
+        self._numbers.append(number)
+        self._starts.append(self._starts[-1] + length)
+        self._times.append(time_ms)
+
+    def in_order(self, file: Any, owners: NDArray[np.int64], zone: str) -> Iterator[Row]:
+        """Yield the rows; `owners` are their keys' numbers, where the zone is not UTC."""
+        stream: BinaryIO = file
+        for at in np.argsort(self._ranks(owners, zone), kind="stable").tolist():
+            stream.seek(self._starts[at])
+            yield self._numbers[at], stream.read(self._starts[at + 1] - self._starts[at])
+
+    def _ranks(self, owners: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+        """Return by what the rows are sorted."""
+        times = np.array(self._times, np.int64)
+        timed = times != NO_STREAM
+        ranks = times.copy()
+        if zone != "UTC":
+            rows = np.flatnonzero(timed)
+            by_key = rows[np.argsort(owners[rows], kind="stable")]
+            ends = np.flatnonzero(np.diff(owners[by_key])) + 1
+            for of_key in np.split(by_key, ends):
+                ranks[of_key] = unfolded(times[of_key], zone)
+        # A row without a time stays behind the one before it that has one.
+        forerunner = np.maximum.accumulate(np.where(timed, np.arange(len(times)), -1))
+        return np.where(forerunner < 0, NO_STREAM, ranks[forerunner])

@@ -24,13 +24,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from keyfold.export import bundle as contract
 from keyfold.export import settings
 from keyfold.export.connection import Connection, Security
-from keyfold.export.event_spec import EventSpec
+from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, Field
 from keyfold.export.tables import Row
 from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash, TopicError
-from keyfold.worker.score.rows import sort_by_time
+from keyfold.worker.score.rows import Recorder, Source, sort_by_time
 from keyfold.worker.send.event_log import Entry, EventLogError, Excerpt, Fields, read_log
 from keyfold.worker.send.file_form import add_form_flags, form_of
 from keyfold.worker.send.report import RowReport
@@ -56,12 +56,14 @@ def _run(arguments: argparse.Namespace) -> int:
         raise TopicError(
             f"topic {place.topic!r}: no such topic; --create-partitions N makes it{may}"
         )
-    report = RowReport()
+    report = RowReport(is_sorted=arguments.sort)
+    # What is sorted is in order, but for an hour that clocks show twice.
+    in_order = fields.time is None or (arguments.sort and fields.time_unit in NUMERIC_UNITS)
     excerpt = Excerpt(
         arguments.from_row,
-        _sorting(fields) if arguments.sort else None,
+        _sorting(arguments.log, fields) if arguments.sort else None,
         report.note_broken if arguments.skip_broken else None,
-        (lambda row, entry: None) if fields.time is None else report.note_order,
+        (lambda row, entry: None) if in_order else report.note_order,
     )
     entries = itertools.islice(read_log(arguments.log, fields, excerpt), arguments.limit)
     try:
@@ -103,13 +105,14 @@ def _how_to_go_on(error: EventLogError, arguments: argparse.Namespace) -> str:
     return f"; to go on, put it right, then {begin}; or {begin} --skip-broken leaves it out"
 
 
-def _sorting(fields: Fields) -> Callable[[Iterator[Row]], Iterator[Row]]:
+def _sorting(log: str, fields: Fields) -> Callable[[Iterator[Row]], Iterator[Row]]:
     """Return what puts rows in the order of their times, whatever else they hold."""
     if fields.time is None:
         raise Crash("--sort: expected --time FIELD, or a --bundle that names it")
     events = EventSpec(None, fields.time, fields.time_unit, time_zone=fields.time_zone)
     anything = FeatureSpec((Field(fields.time, "category", ("",), "mask"),))
-    return lambda rows: sort_by_time(rows, events, anything)
+    recorder = Recorder(Source(log, fields.key, fields.form), events)
+    return lambda rows: sort_by_time(rows, recorder, anything)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +143,19 @@ def _place(arguments: argparse.Namespace) -> _Place:
 
 def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
     key, when, unit = arguments.key, arguments.time, arguments.time_unit
-    zone, served = "UTC", None if bundle is None else contract.load(bundle)
+    zone, served = arguments.time_zone, None if bundle is None else contract.load(bundle)
     if served is not None:
         spec = served.manifest.events
         key, when, unit = key or spec.key_field, when or spec.time_field, unit or spec.time_unit
-        zone = spec.time_zone
+        zone = zone or spec.time_zone
     form = form_of(arguments, served)
     if key is None and served is None:
         raise Crash("--key: expected the field that holds the key, or a --bundle that names it")
     needed = arguments.time_lapse is not None
     if needed and when is None:
         raise Crash("--time-lapse: expected --time FIELD, or a --bundle that names it")
-    unit = EventSpec(time_unit=unit or "ms").time_unit  # which refuses what is none
-    return Fields(key, when, unit, zone, form, needed)
+    said = EventSpec(time_unit=unit or "ms", time_zone=zone or "UTC")  # which refuses what is none
+    return Fields(key, when, said.time_unit, said.time_zone, form, needed)
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -186,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--time-unit", metavar="UNIT",
         help="of that field: ms, s, us or ns since 1970, iso, or a strptime pattern (default: the "
         "bundle's, or ms)")  # fmt: skip
+    add("--time-zone", metavar="ZONE", help="of times that name none, such as Europe/Berlin "
+        "(default: the bundle's, or UTC)")  # fmt: skip
     add_form_flags(parser)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--rate", type=_positive(float), metavar="N", help="events a second")

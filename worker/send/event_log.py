@@ -73,6 +73,20 @@ class Excerpt:
     broken: Callable[[str], None] | None = None  # told of a row left out; None: it ends the reading
     taken: Callable[[int, Entry], None] = lambda row, entry: None  # told of each row and its number
 
+    @property
+    def no_row(self) -> Callable[[int, str], None] | None:
+        """Who is told of rows that cannot be read, by number; None: one ends the reading."""
+        broken = self.broken
+        if broken is None:
+            return None
+
+        def tell(number: int, why: str) -> None:
+            # In another order such a row has no place: it is told of each time.
+            if self.arrange is not None or number >= self.begin:
+                broken(why)
+
+        return tell
+
 
 def read_log(log: str, fields: Fields, excerpt: Excerpt = Excerpt()) -> Iterator[Entry]:
     """Yield a log's rows in order; `log` is a path or "-" for JSON lines on standard input.
@@ -82,7 +96,7 @@ def read_log(log: str, fields: Fields, excerpt: Excerpt = Excerpt()) -> Iterator
     what, rows = "line", read_lines(sys.stdin.buffer)
     name = "standard input" if log == STDIN else log
     if log != STDIN:
-        what, rows = row_name(Path(log)), read_rows(Path(log), fields.form)
+        what, rows = row_name(Path(log)), read_rows(Path(log), fields.form, excerpt.no_row)
     if fields.key is None and log == STDIN:
         raise EventLogError("standard input: expected --key FIELD: the bundle names no key field")
     read = _reader(fields, file_key(log))

@@ -1,6 +1,7 @@
 """What keyfold-send says of a log's rows beside how many were sent: their order, and broken ones.
 
-Owns the counts and their words; holds the last event time of each key. Called by cli.py.
+Owns the counts and their words; holds the last event time of each key. Called by cli.py, and for
+the words by worker/score/cli.py.
 """
 
 from __future__ import annotations
@@ -12,10 +13,22 @@ from keyfold.worker.send.event_log import Entry
 SHOWN = 5  # broken rows named
 
 
+def order_warning(disordered: int, first: int, *, is_sorted: bool) -> str:
+    """Say that events are earlier than one of their key before them."""
+    said = (
+        f"{disordered:,} events are earlier than one of their key before them (first: row {first})"
+    )
+    if is_sorted:
+        why = "the time zone has their hour twice, and the second pass comes behind the first"
+        return f"{said}: {why}"
+    return f"warning: {said}; --sort puts them in order"
+
+
 class RowReport:
     """Counts rows that go back in time within their key, and rows that were left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_sorted: bool = False) -> None:
+        self._is_sorted = is_sorted
         self.broken = 0  # rows left out
         self.disordered = 0  # events behind a later one of their key
         self.first_disordered = 0  # row of the first of them
@@ -39,10 +52,7 @@ class RowReport:
     def lines(self) -> Iterator[str]:
         """Say what was odd."""
         if self.disordered:
-            yield (
-                f"warning: {self.disordered:,} events are earlier than one of their key before "
-                f"them (first: row {self.first_disordered}); --sort puts them in order"
-            )
+            yield order_warning(self.disordered, self.first_disordered, is_sorted=self._is_sorted)
         if self.broken:
             yield f"{self.broken:,} broken rows were left out:"
             yield from (f"  {why}" for why in self._shown)

@@ -1,7 +1,7 @@
 """keyfold-state: looks at saved states, resolves HALTs, copies states away and back, erases a key.
 
-Owns the command line and the exit status; what each command does is in , by noun.
-It takes the worker's own settings. Called as a console command.
+Owns the command line and the exit status; what each command does is in the modules beside it, by
+noun. It takes the worker's own settings. Called as a console command.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from keyfold.worker.redis.refusals import explain
 from keyfold.worker.state.adopt import adopt
 from keyfold.worker.state.erase import erase
 from keyfold.worker.state.handover import handover
+from keyfold.worker.state.inherit import inherit
 from keyfold.worker.state.inspection import inspect
 from keyfold.worker.state.listing import list_partitions
 from keyfold.worker.state.rebuild import rebuild
@@ -118,10 +119,16 @@ def _add_resolving(add: Callable[[str, Command, str], argparse.ArgumentParser]) 
                      help="emit from here on (default: from the old watermark)")  # fmt: skip
     _yes(one)
     one = add(
-        "adopt", adopt, "take states over as they are: another bundle, log or output position"
+        "adopt",
+        adopt,
+        "take states over as they are: another log or output position, or a "
+        "fine-tuned bundle (--inherit)",
     )
     _settings(one)
     _partitions(one)
+    one.add_argument("--inherit", type=Path, metavar="PARENT_BUNDLE",
+                     help="the bundle that folded them: worker.bundle is a fine-tune of it "
+                     "(keyfold-train --parent) and goes on with its states")  # fmt: skip
     _yes(one)
 
 
@@ -142,6 +149,19 @@ def _add_copying(add: Callable[[str, Command, str], argparse.ArgumentParser]) ->
 
 
 def _add_handover(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    one = add(
+        "inherit",
+        inherit,
+        "begin a new group with an old one's states, to serve a fine-tune of "
+        "its bundle (keyfold-train --parent) without a replay",
+    )
+    one.add_argument("old", type=Path, metavar="OLD.toml", help="settings of the group that has "
+                     "the states; it goes on")  # fmt: skip
+    one.add_argument("config", type=Path, metavar="NEW.toml",
+                     help="settings of the new group: worker.emit_from = \"handover\", or an "
+                     "output topic of its own")  # fmt: skip
+    _set(one)
+    _yes(one)
     one = add(
         "handover", handover, "give one group's outputs to another, at one offset per partition"
     )

@@ -1,7 +1,7 @@
 """What a command of keyfold-state says before it changes anything, and how it asks.
 
 Owns the question, the last line and the choice of partitions that several commands share. Knows
-nothing of what they do. Called by .
+nothing of what they do. Called by every command of keyfold-state.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ from keyfold.worker.config import Config
 from keyfold.worker.handover.ownership import Handovers
 from keyfold.worker.handover.store import HandoverAdmin
 from keyfold.worker.state.consent import FOUND_PROBLEMS
-from keyfold.worker.state.store_admin import Admin
+from keyfold.worker.state.store_admin import INHERITED, Admin
 from keyfold.worker.state.survey import Place, Survey, survey
 from keyfold.worker.store import META
+
+MEANING = "inherited states: which bundle folded what is below which offset; #K counts this field"
 
 
 def list_partitions(config: Config, admin: Admin, _: argparse.Namespace) -> int:
@@ -65,6 +67,13 @@ def _notes(place: Place) -> list[str]:
         notes.append(
             f"lost to retention: {place.meta('#G')}; predictions that may miss them say so"
         )
+    if place.held is not None and place.held.inherited:
+        for folded in place.held.inherited.split(","):
+            bundle, _, offset = folded.partition("@")
+            notes.append(
+                f"inherited: folded by bundle {bundle} below offset {offset} (keyfold-verify "
+                f"needs --parent)"
+            )
     return notes
 
 
@@ -98,16 +107,17 @@ def inspect_partition(config: Config, admin: Admin, number: int) -> int:
         print(f"partition {number}: Redis holds no {name}")
         return FOUND_PROBLEMS
     print(f"partition {number}: {name}, {held.states} key states")
-    for field, meaning in META.items():
+    fields = {**META, INHERITED: MEANING} if held.inherited else META
+    for field, meaning in fields.items():
         value = held.meta.get(field)
         shown = "missing" if value is None else value or "none"
         if field == "#S" and value:
             shown = f"{value} ({as_utc(int(value))})"
         print(f"  {field} {shown}")
         print(f"     {meaning}")
-    if held.meta.get("#K") == str(held.states):
+    if held.meta.get("#K") == str(held.counted):
         return 0
-    print(f"  expected {held.meta.get('#K')} key states, got {held.states}")
+    print(f"  expected {held.meta.get('#K')} key states, got {held.counted}")
     return FOUND_PROBLEMS
 
 

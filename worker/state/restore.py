@@ -14,7 +14,7 @@ from keyfold.worker.config import Config
 from keyfold.worker.protocol import Topic
 from keyfold.worker.state.consent import FOUND_PROBLEMS, OWNER_STOPS, asked, done
 from keyfold.worker.state.snapshot_file import Header, SnapshotError, entries, verify
-from keyfold.worker.state.store_admin import Admin, Emission
+from keyfold.worker.state.store_admin import INHERITED, Admin, Emission
 from keyfold.worker.state.survey import Place, Survey, survey
 from keyfold.worker.store import LAYOUT, META
 
@@ -57,10 +57,11 @@ def checked(path: Path, found: Survey) -> Header:
     for what, (want, got) in expected.items():
         if want != got:
             raise SnapshotError(f"{path}: expected {what} {want}, got {got}")
-    if set(header.meta) != set(META) or not header.meta["#W"].isdigit():
+    if set(header.meta) - {INHERITED} != set(META) or not header.meta["#W"].isdigit():
         raise SnapshotError(f"{path}: expected all meta fields, got {sorted(header.meta)}")
-    if header.meta["#K"] != str(header.count):
-        raise SnapshotError(f"{path}: expected {header.meta['#K']} key states, got {header.count}")
+    counted = header.count + (INHERITED in header.meta)
+    if header.meta["#K"] != str(counted):
+        raise SnapshotError(f"{path}: expected {header.meta['#K']} key states, got {counted}")
     end = found.places[header.partition].extent.end
     if header.watermark > end:
         raise SnapshotError(

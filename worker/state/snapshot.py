@@ -104,8 +104,8 @@ def _problem(copy: Copy | None) -> str:
     held = copy.held
     if held.meta.get("#V") != LAYOUT:
         return f"expected layout {LAYOUT}, got {held.meta.get('#V')}"
-    if held.meta.get("#K") != str(held.states):
-        return f"expected {held.meta.get('#K')} key states, got {held.states}"
+    if held.meta.get("#K") != str(held.counted):
+        return f"expected {held.meta.get('#K')} key states, got {held.counted}"
     return ""
 
 

@@ -7,7 +7,7 @@ Owns the form of the file, version 1:
     for each state: length of the key u32 | length of the state u32 | key | state
     SHA-256 of all before it
 
-little-endian. Knows files, not Redis or Kafka. Called by .
+little-endian. Knows files, not Redis or Kafka. Called by snapshot.py, restore.py and rebuild.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the scripts that put one partition's hash in another's place and the names beside it that they
 use for it; layout and names of the hashes themselves are worker/store.py's. It decides nothing.
 Works beside running workers: what it replaces takes the fence, so that a present owner stops.
-Called by .
+Called by every command of keyfold-state.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ PIECE_FIELDS = 1000  # Lua's unpack and one command's length; see worker/store.p
 PIECE_BYTES = 4 << 20
 SCAN = 1000  # fields of one HSCAN, roughly
 ASIDE_MS = 3_600_000  # a copy beside a partition goes by itself when its maker died
+# A field that only inherited states have, among them so that both come and go together: who folded
+# what is below which offset, "BUNDLE@OFFSET,...". #K counts it, since a worker counts the fields
+# that are no META; so no layout changes, and no worker can lose it without a HALT.
+INHERITED = "#I"
 
 _LOOK = "return {redis.call('HLEN', KEYS[1]), redis.call('HMGET', KEYS[1], unpack(ARGV))}"
 
@@ -101,6 +105,16 @@ class Hash:
         """Return how many key states there are."""
         return self.fields - len(self.meta)
 
+    @property
+    def counted(self) -> int:
+        """Return what #K has to say: the key states, and #I where there is one."""
+        return self.states + (INHERITED in self.meta)
+
+    @property
+    def inherited(self) -> str:
+        """Return which bundles folded what is below which offset, "" where none did."""
+        return self.meta.get(INHERITED, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:
@@ -177,8 +191,9 @@ class Admin:
         return self._look(self.name(topic, partition))
 
     def _look(self, name: str) -> Hash | None:
-        fields, values = self.redis.eval(_LOOK, 1, name, *META)
-        found = {f: v.decode() for f, v in zip(META, values, strict=True) if v is not None}
+        names = (*META, INHERITED)
+        fields, values = self.redis.eval(_LOOK, 1, name, *names)
+        found = {f: v.decode() for f, v in zip(names, values, strict=True) if v is not None}
         return Hash(found, fields) if fields else None
 
     def state(self, topic: str, partition: int, key: bytes) -> tuple[int | None, bytes | None]:
@@ -197,7 +212,7 @@ class Admin:
     @contextmanager
     def copy(self, topic: str, partition: int) -> Iterator[Copy | None]:
         """Copy a partition inside Redis at one instant, to be read at leisure; None: no hash."""
-        aside = self._aside(topic, partition, "snapshot")
+        aside = self.aside(topic, partition, "snapshot")
         try:
             made = self.redis.eval(_COPY, 2, self.name(topic, partition), aside, ASIDE_MS)
             held = None if made is None else self._look(aside)
@@ -229,26 +244,29 @@ class Admin:
 
         Fence number, emit floor and the output fields follow from both states and `emission`.
         """
-        name, aside = self.name(topic, partition), self._aside(topic, partition, "restore")
+        name, aside = self.name(topic, partition), self.aside(topic, partition, "restore")
         try:
-            flat = [part for field in meta.items() for part in field]
-            self.redis.eval(_ASIDE, 1, aside, ASIDE_MS, *flat)
-            count = 0
-            for piece in _pieces(entries):
-                self.redis.hset(aside, mapping={STATE_PREFIX + key: value for key, value in piece})
-                count += len(piece)
+            count = self.fill(aside, meta, entries)
             floor = "" if emission.floor is None else emission.floor
             status, found = self.redis.eval(
-                _INSTALL, 2, name, aside, OWNER, len(META) + count, floor,
+                _INSTALL, 2, name, aside, OWNER, count, floor,
                 int(emission.not_again), int(emission.anew), emission.resets,
             )  # fmt: skip
-            if status != b"ok":
-                raise Crash(
-                    f"{aside}: expected {len(META) + count} fields, got {found}; a lost reply "
-                    "looks like this too: see with keyfold-state list before asking again"
-                )
+            check_fields(aside, status, (count, found))
         finally:
             self.redis.unlink(aside)
+
+    def fill(
+        self, aside: str, meta: Mapping[str, str], entries: Iterable[tuple[bytes, bytes]]
+    ) -> int:
+        """Write a hash beside a partition's; return how many fields it must have."""
+        flat = [part for field in meta.items() for part in field]
+        self.redis.eval(_ASIDE, 1, aside, ASIDE_MS, *flat)
+        count = len(meta)
+        for piece in _pieces(entries):
+            self.redis.hset(aside, mapping={STATE_PREFIX + key: value for key, value in piece})
+            count += len(piece)
+        return count
 
     def adopt(self, topic: str, place: int, before: str, bundle: str, resets: int) -> bool:
         """Take a partition's states over from bundle `before`; False: they changed meanwhile.
@@ -259,9 +277,19 @@ class Admin:
         arguments = (OWNER, LAYOUT, before, bundle, resets)
         return bool(self.redis.eval(_ADOPT, 1, self.name(topic, place), *arguments))
 
-    def _aside(self, topic: str, partition: int, purpose: str) -> str:
+    def aside(self, topic: str, partition: int, purpose: str) -> str:
+        """Return a free name for a hash that is to be put in a partition's place."""
         # The hash tag keeps it in the partition's slot; the rest keeps two operators apart.
         return f"{self.name(topic, partition)}:{purpose}:{uuid.uuid4().hex}"
+
+
+def check_fields(aside: str, status: bytes, fields: tuple[int, int]) -> None:
+    """Refuse a hash that did not hold what was written, (expected, found) fields. Raises Crash."""
+    if status != b"ok":
+        raise Crash(
+            f"{aside}: expected {fields[0]} fields, got {fields[1]}; a lost reply looks like this "
+            "too: see with keyfold-state list before asking again"
+        )
 
 
 def _pieces(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -1,7 +1,7 @@
 """What Kafka and Redis hold of a group's partitions, and what would make a worker HALT.
 
 Owns the look at both and the problems that show without a fold. It changes nothing and prints
-nothing. Called by .
+nothing. Called by every command of keyfold-state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from keyfold.worker.errors import Crash
 from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.kafka.log import Extent, KafkaLog
 from keyfold.worker.kafka.stable_offset import stable_group_offset
-from keyfold.worker.kafka.topics import ask_topic_id
+from keyfold.worker.kafka.topics import ask_topic_id, unheard
 from keyfold.worker.protocol import (
     Fingerprint,
     GroupOffset,
@@ -158,14 +158,13 @@ async def _group_offsets(
 ) -> list[GroupOffset | None]:
     client = AIOKafkaClient(**kafka.aiokafka())
     end_at_once(client)
-    async with asyncio.timeout(TIMEOUT_S):
-        await client.bootstrap()
-        try:
-            return [
-                await stable_group_offset(client, group, topic, number) for number in range(count)
-            ]
-        finally:
-            await client.close()
+    with unheard():
+        async with asyncio.timeout(TIMEOUT_S):
+            await client.bootstrap()
+            try:
+                return [await stable_group_offset(client, group, topic, n) for n in range(count)]
+            finally:
+                await client.close()
 
 
 @dataclass(slots=True)
@@ -219,8 +218,8 @@ def _problems(place: Place, bundle: str) -> list[str]:
         found.append(f"expected every meta field, got none of {', '.join(missing or ['#W'])}")
     if held.meta.get("#M") != bundle:
         found.append(f"expected bundle {bundle}, got {held.meta.get('#M')}")
-    if held.meta.get("#K") != str(held.states):
-        found.append(f"expected {held.meta.get('#K')} key states, got {held.states}")
+    if held.meta.get("#K") != str(held.counted):
+        found.append(f"expected {held.meta.get('#K')} key states, got {held.counted}")
     if held.watermark is not None:
         found += _problems_with_log(held, held.watermark, extent, place.fingerprint)
     return found

@@ -99,6 +99,7 @@ def _target(arguments: argparse.Namespace) -> Target:
         examples=arguments.examples,
         passthrough=config.worker.passthrough,
         emit=config.emit,
+        parents=tuple(arguments.parent),
     )
 
 
@@ -131,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         "emit floor that a rebuild has set")  # fmt: skip
     add("--archive", type=Path, metavar="FILE",
         help="records kept before they left the log (verify.archive.keep_log)")  # fmt: skip
+    add("--parent", type=Path, action="append", default=[], metavar="BUNDLE",
+        help="of a fine-tune that inherited states: the bundle that folded them (may be repeated); "
+        "the events below the seam are folded by it, the others from its states")  # fmt: skip
     add("--exactly-once", action=argparse.BooleanOptionalAction,
         help="a duplicate is a violation (default: as worker.outputs says)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the counts as JSON")

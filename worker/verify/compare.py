@@ -87,7 +87,8 @@ class OutputCheck:
     def __init__(
         self, bundle: Bundle, place: Place, refold: Refold, findings: Findings, strays: Strays
     ) -> None:
-        self._reading, self._bundle = Reading(bundle, findings), bundle.id
+        self._bundle = bundle.id
+        self._readings = {bundle.id: Reading(bundle, findings)}  # by bundle
         self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
         self._seen = bytearray(len(refold))  # per input record
@@ -123,7 +124,7 @@ class OutputCheck:
             return
         expected = self._refold.expected(position)
         key_is_right = self._key_is_right(expected, event, key, members, where)
-        difference = self._reading.difference(expected, place.at(event), members)
+        difference = self._reading(event).difference(expected, place.at(event), members)
         verdict = RIGHT if key_is_right and difference is None else WRONG
         if self._seen[position] != UNSEEN:
             if self._repeats(position, verdict, members, value):
@@ -163,6 +164,13 @@ class OutputCheck:
             want = "the same prediction again"
             findings.add(Fault.CONFLICT, place.at(event), want, f"another one at {where}")
 
+    def _reading(self, event: int) -> Reading:
+        """Return who judges an event's prediction: the bundle that folded it."""
+        bundle = self._refold.bundle_at(event)
+        if bundle.id not in self._readings:
+            self._readings[bundle.id] = Reading(bundle, self._findings)
+        return self._readings[bundle.id]
+
     def finish(self) -> None:
         """Count the partition's records and note the events that must have a prediction."""
         if not self._place.alerts:
@@ -194,7 +202,8 @@ class OutputCheck:
         # Another grouping of the same events may change the last bits of a float: within the
         # tolerance a repetition says the same thing, even if not in the same bytes.
         first = self._firsts.get(position)
-        same = first is None or self._reading.repeats(first, members)
+        reading = self._reading(self._refold.offset(position))
+        same = first is None or reading.repeats(first, members)
         return same and verdict == self._seen[position] == RIGHT
 
     def _duplicate(self, position: int, where: str) -> None:

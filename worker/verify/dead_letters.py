@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keyfold.export.bundle import Bundle
 from keyfold.worker.verify.compare import Place
 from keyfold.worker.verify.findings import Fault, Findings
 from keyfold.worker.verify.refold import NOT_FINITE, Refold, Rejected, record_digest
@@ -28,7 +27,6 @@ class DeadLetter:
 
 
 def check_dead_letters(
-    bundle: Bundle,
     place: Place,
     refold: Refold,
     letters: Mapping[int, Sequence[DeadLetter]],
@@ -46,7 +44,7 @@ def check_dead_letters(
                 findings.add(Fault.UNEXPECTED, place.at(offset), want, got)
     for offset, rejected in refold.rejects.items():
         if place.seams.mine(offset) and place.owes(offset):
-            got = _letter_problem(bundle.id, rejected, letters.get(offset, ()))
+            got = _letter_problem(refold.bundle_at(offset).id, rejected, letters.get(offset, ()))
             if got:
                 want = f"a dead letter: {rejected.reason}"
                 findings.add(Fault.LOST, place.at(offset), want, got)

@@ -77,6 +77,7 @@ class Findings:
     collected: int = 0  # states of silent keys that are not in Redis any more, rightly so
     lost_records: int = 0  # in a range given up as lost, but still at hand: left out
     others: int = 0  # outputs that another group owes (a handover): present and in order is all
+    inherited: int = 0  # partitions that went on with a parent bundle's states
     repeated_by_reset: int = 0  # predictions emitted again because an operator asked for it
     waiting: int = 0  # records at or above the watermark: not due yet
     states: int = 0  # stored states that were compared
@@ -124,6 +125,7 @@ class Findings:
             "collected": self.collected,
             "lost_records": self.lost_records,
             "repeated_by_reset": self.repeated_by_reset,
+            "inherited": self.inherited,
             "others": self.others,
             "waiting": self.waiting,
             "states": self.states,
@@ -177,6 +179,7 @@ class Findings:
             (self.alerts, "alerts in their topic"),
             (self.expired, "times a silent key started anew"),
             (self.collected, "states of silent keys are collected, as they may be"),
+            (self.inherited, "partitions went on with a parent's states: folded by it up to there"),
             (self.repeated_by_reset, "predictions were emitted again after a reset, as asked for"),
             (self.lost_records, "records of lost ranges are at hand and left out, as online"),
             (self.others, "outputs are another group's (handover): once, in order, not compared"),

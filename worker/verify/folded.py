@@ -5,13 +5,14 @@ Owns no rule; refold.py fills them in, and the comparisons of keyfold-verify rea
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 from numpy.typing import NDArray
 
+from keyfold.worker.verify.formers import Former
 from keyfold.worker.verify.lost import Gap, Lost
 from keyfold.worker.verify.offline_emit import Memory
 from keyfold.worker.verify.offline_threshold import Judged
@@ -46,6 +47,8 @@ class Origin:
     stream_most: int | None = None
     # Offsets with a dead letter: taken at its word where the state before the event is not known.
     rejected: Container[int] = ()
+    # Who folded the first of the records, where a fine-tune went on with their states; in order.
+    formers: Sequence[Former] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,12 @@ class OfflineKey:
         back = [] if self._back is None else self._back.cold()
         return [*self._step.cold(), *front, *back]
 
+    def taken_over(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return another bundle's tensors of a key as this one steps them: for its own rows."""
+        graph = tensors[: self._graph_states]
+        rows = [np.repeat(tensor[:1], self._step.rows, 0) for tensor in graph]
+        return [*rows, *tensors[self._graph_states :]]
+
     def one(self, event: Event, tensors: list[Tensor]) -> Stepped | None:
         """Step one event from `tensors`, which stay; None: a result is not finite."""
         graph = tensors[: self._graph_states]

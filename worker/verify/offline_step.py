@@ -24,11 +24,11 @@ class OfflineStep:
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
-        self._rows = manifest.min_rows
+        self.rows = manifest.min_rows  # R
         self._session = _open(bundle)
         self._inputs = [state.input for state in manifest.states]
         self._wanted = ["y", *(state.output for state in manifest.states)]
-        self._feed: dict[str, NDArray[Any]] = {"lengths": np.ones(self._rows, np.int32)}
+        self._feed: dict[str, NDArray[Any]] = {"lengths": np.ones(self.rows, np.int32)}
         contract.check_signature(
             bundle,
             {value.name: (value.type, list(value.shape)) for value in self._session.get_inputs()},
@@ -38,7 +38,7 @@ class OfflineStep:
 
     def cold(self) -> list[NDArray[Any]]:
         """Return the tensors (R,*dims) of a key without history."""
-        tensors = contract.initial_states(self.bundle.manifest, self._rows)
+        tensors = contract.initial_states(self.bundle.manifest, self.rows)
         return [tensors[name] for name in self._inputs]
 
     def one(
@@ -47,7 +47,7 @@ class OfflineStep:
         """Step one event x (1,F) from `tensors`, untouched; return y (O,) and new tensors."""
         feed = self._feed
         # All R rows are the same event: whatever min_rows is, row 0 cannot tell.
-        feed["x"] = (x if self._rows == 1 else np.repeat(x, self._rows, 0))[:, None]
+        feed["x"] = (x if self.rows == 1 else np.repeat(x, self.rows, 0))[:, None]
         feed.update(zip(self._inputs, tensors, strict=True))
         y, *after = self._session.run(self._wanted, feed)
         return y[0, 0], after
@@ -57,8 +57,8 @@ class OfflineStep:
     ) -> tuple[NDArray[np.float32], Tensors]:
         rows = len(x)
         feed = {"x": x, "lengths": lengths, **states}
-        if rows < self._rows:
-            feed = {name: np.resize(values, (self._rows, *values.shape[1:]))
+        if rows < self.rows:
+            feed = {name: np.resize(values, (self.rows, *values.shape[1:]))
                     for name, values in feed.items()}  # fmt: skip
         y, *after = self._session.run(self._wanted, feed)
         return y[:rows], {

@@ -18,7 +18,7 @@ from keyfold.worker.verify.findings import Findings
 from keyfold.worker.verify.folded import Expected
 from keyfold.worker.verify.lost import Gap
 from keyfold.worker.verify.output_reading import OutputReading
-from keyfold.worker.verify.repeated import event_digest
+from keyfold.worker.verify.repeated import event_digest, event_text
 
 MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle", "gap"}
 Difference = tuple[str, str]  # expected, got
@@ -48,7 +48,7 @@ class Reading:
         unknown = members.keys() - (MEMBERS | {"event"} if expected.event else MEMBERS)
         if unknown:
             return "no further members", ", ".join(sorted(unknown))
-        if expected.event and event_digest(members.get("event", "none")) != expected.event:
+        if expected.event and event_digest(members.get("event", b"")) != expected.event:
             return "event: the record's own members (worker.passthrough)", "another event"
         wrong_gap = _gap_difference(expected.gap, members)
         if wrong_gap is not None or expected.known:
@@ -75,12 +75,16 @@ def _gap_difference(expected: Gap, members: Members) -> Difference | None:
 
 
 def parse(value: bytes | None) -> dict[str, Any] | None:
-    """Return a prediction's members; None: it is no JSON object."""
+    """Return a prediction's members, "event" as text; None: it is no JSON object."""
     try:
         members = orjson.loads(value or b"")
     except orjson.JSONDecodeError:
         return None
-    return members if isinstance(members, dict) else None
+    if not isinstance(members, dict):
+        return None
+    if "event" in members:
+        members["event"] = event_text(value or b"")
+    return members
 
 
 def split_id(text: Any) -> tuple[str, int, int, int]:

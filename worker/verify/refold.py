@@ -23,6 +23,7 @@ from zlib import crc32
 
 import numpy as np
 
+from keyfold.export.bundle import Bundle
 from keyfold.export.events import Decoder, why_no_key
 from keyfold.worker.verify.folded import (
     NOT_EXACT,
@@ -35,6 +36,7 @@ from keyfold.worker.verify.folded import (
     Rejected,
     Sure,
 )
+from keyfold.worker.verify.formers import Former
 from keyfold.worker.verify.lost import Gap, Lost
 from keyfold.worker.verify.offline_emit import Due, OfflineEmit
 from keyfold.worker.verify.offline_key import UNJUDGED, Event, OfflineKey, Stepped
@@ -49,6 +51,7 @@ __all__ = [
 
 NOT_FINITE = "the step's result is not finite"
 NO_KEY = -1
+FOR_EVER = 1 << 62  # no offset is so large
 
 
 class Refold:
@@ -62,10 +65,16 @@ class Refold:
         rule: OfflineEmit | None = None,
     ) -> None:
         manifest = step.bundle.manifest
-        self._key, self._origin = OfflineKey(step), origin or Origin()
+        self._origin = origin or Origin()
+        # Who folds from which offset on: one bundle, but where its states were inherited.
+        self._folders = [*self._origin.formers, Former(step, FOR_EVER, rule)]
+        self._folder = 0  # who does now
+        self._key = OfflineKey(self._folders[0].step)
         self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
         self._repeated = Repeated(passthrough, manifest.events) if passthrough else None
-        self.rule = rule  # of what is emitted; None: every prediction, and no alert
+        self.rule = self._folders[
+            0
+        ].rule  # of what is emitted; None: every prediction, and no alert
         self._due = array("b")  # per record: output and alert, where a rule says it
         self._events = array("q")  # digests of what is repeated, if anything is
         self._resets = manifest.events.tombstone == "reset"
@@ -110,8 +119,22 @@ class Refold:
         """The offsets that were never applied."""
         return self._origin.lost
 
+    def bundle_at(self, offset: int) -> Bundle:
+        """Return whose prediction the event at an offset has."""
+        return next(one.step.bundle for one in self._folders if offset < one.upto)
+
+    def _hand_on(self, offset: int) -> None:
+        """Let the bundle that folds from `offset` on go on with the states there are."""
+        while offset >= self._folders[self._folder].upto:
+            self._folder += 1
+            folder = self._folders[self._folder]
+            self._key, self.rule = OfflineKey(folder.step), folder.rule
+            for state in self.states.values():
+                state.tensors = self._key.taken_over(state.tensors)
+
     def fold(self, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> None:
         """Apply the next record of the partition; offsets must increase."""
+        self._hand_on(offset)
         if self._origin.lost.holds(offset):
             self.skipped += 1
             return

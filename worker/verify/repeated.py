@@ -7,10 +7,12 @@ refold.py and prediction.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import orjson
 
 from keyfold.export.events import EventSpec
@@ -19,6 +21,8 @@ from keyfold.worker.errors import Reject
 
 REPEATED_AT_MOST = 65_536  # bytes of the members as JSON; a prediction repeats null for more
 NOTHING = 1 + crc32(b"null")  # digest of null
+SPACES = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')  # beside texts, which keep theirs
+OBJECT: Any = msgspec.json.Decoder(dict[str, msgspec.Raw])  # every member's JSON as it is
 
 
 class Repeated:
@@ -31,37 +35,36 @@ class Repeated:
     def digest(self, value: bytes | None) -> int:
         """Return the digest of what a prediction for this record repeats."""
         try:
-            event: Any = orjson.loads(self._json(value or b""))
-        except (orjson.JSONDecodeError, Reject):
+            event = OBJECT.decode(self._json(value or b"").decode())
+            members = [orjson.dumps(path) + b":" + _find(event, path) for path in self._paths]
+            written = SPACES.sub(rb"\1", b"{" + b",".join(members) + b"}")
+            orjson.loads(written)  # whether anybody can read it: 1e999 is JSON, too
+        except (msgspec.MsgspecError, UnicodeDecodeError, orjson.JSONDecodeError, Reject):
             return NOTHING
-        written = _written({path: _find(event, path) for path in self._paths})
-        if written is None or len(written) > REPEATED_AT_MOST:
-            return NOTHING
-        return 1 + crc32(written)
+        return NOTHING if len(written) > REPEATED_AT_MOST else event_digest(written)
 
 
-def event_digest(members: Any) -> int:
-    """Return a number, never 0, that two equal JSON values have in common."""
-    written = _written(members)
-    return -1 if written is None else 1 + crc32(written)
+def event_digest(written: bytes) -> int:
+    """Return a number, never 0, of what a prediction repeats: the members' text, without spaces."""
+    return 1 + crc32(written)
 
 
-def _written(members: Any) -> bytes | None:
-    """Return JSON that equal values have in common; None for what is nested too deep for it."""
+def event_text(prediction: bytes) -> bytes:
+    """Return the text of a prediction's member "event", without spaces."""
     try:
-        return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        return None
+        return SPACES.sub(rb"\1", bytes(OBJECT.decode(prediction)["event"]))
+    except RecursionError:  # nested deeper than an event can be
+        return b""
 
 
-def _find(event: Any, path: str) -> Any:
-    """Return the value at a path; the event's own member of that name comes first."""
-    if not isinstance(event, dict):
-        return None
+def _find(event: dict[str, msgspec.Raw], path: str) -> bytes:
+    """Return the JSON at a path; the event's own member of that name comes first."""
     if path in event:
-        return event[path]
-    head, _, rest = path.partition(".")
-    while rest and isinstance(event, dict):
-        event = event.get(head)
-        head, _, rest = rest.partition(".")
-    return event.get(head) if isinstance(event, dict) else None
+        return bytes(event[path])
+    *parents, last = path.split(".")
+    for name in parents:
+        try:
+            event = OBJECT.decode(event.get(name, b"null"))
+        except msgspec.ValidationError:  # no object
+            return b"null"
+    return bytes(event.get(last, b"null"))

@@ -15,6 +15,7 @@ from typing import Any, cast
 from redis.exceptions import NoPermissionError, RedisError
 
 from keyfold.worker.errors import Crash
+from keyfold.worker.verify.stored import INHERITED, folded_below
 
 NOBODY = ""  # who owes an event's prediction where a group waits for outputs that no group has
 
@@ -26,6 +27,7 @@ class Other:
     first: int  # it owes a prediction of every event from here on
     due: int  # and below here, as far as they are its own
     bundle: str  # whose predictions they are
+    formers: tuple[tuple[str, int], ...] = ()  # (bundle, offset): below it they are that one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,10 @@ class Seams:
     def foreign(self, offset: int, bundle: str) -> bool:
         """Say whether a bundle is another one than its group's, as far as Redis knows that."""
         other = self.others.get(self.owner(offset))
+        if other is None or any(bundle == one and offset < upto for one, upto in other.formers):
+            return False
         # Behind a + stands the id of the rule by which that group emits.
-        return other is not None and other.bundle.partition("+")[0] != bundle
+        return other.bundle.partition("+")[0] != bundle
 
 
 def read_seams(
@@ -112,9 +116,11 @@ def _others_serve(redis: Any, source: str, partition: int, waiting: Container[st
 
 
 def _other(redis: Any, name: str) -> Other | None:
-    base, floor, watermark, committed, bundle = (
-        (value or b"").decode() for value in redis.hmget(name, "#B", "#F", "#W", "#C", "#M")
+    fields = ("#B", "#F", "#W", "#C", "#M", INHERITED)
+    base, floor, watermark, committed, bundle, inherited = (
+        (value or b"").decode() for value in redis.hmget(name, *fields)
     )
     if not watermark:
         return None
-    return Other(max(int(base), int(floor or 0)), max(int(watermark), int(committed or 0)), bundle)
+    first, due = max(int(base), int(floor or 0)), max(int(watermark), int(committed or 0))
+    return Other(first, due, bundle, folded_below(inherited))

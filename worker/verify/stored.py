@@ -22,6 +22,7 @@ from keyfold.worker.verify.lost import Lost
 
 LAYOUT = "2"
 META = frozenset(f"#{letter}" for letter in "WBEOMLVKSFGCR")
+INHERITED = "#I"  # only beside inherited states, and counted in #K: formers.py
 # Up to here a whole hash is read in one command (100,000 states of 512 B hold Redis for 0.1 s).
 AT_ONCE = 100_000
 TRIES = 3
@@ -58,12 +59,30 @@ class Stored:
             return None
 
     @property
+    def formers(self) -> tuple[tuple[str, int], ...]:
+        """Which bundles folded what is below which offset, where states were inherited.
+
+        Raises Crash when that cannot be read.
+        """
+        text = self.meta.get(INHERITED, "")
+        try:
+            return folded_below(text)
+        except ValueError:
+            raise Crash(f"{self.name} {INHERITED}: expected BUNDLE@OFFSET, got {text!r}") from None
+
+    @property
     def lost(self) -> Lost:
         """The ranges that were given up as lost. Raises Crash when they cannot be read."""
         try:
             return Lost.parse(self.meta.get("#G", ""))
         except ValueError as error:
             raise Crash(f"{self.name} #G: {error}") from None
+
+
+def folded_below(text: str) -> tuple[tuple[str, int], ...]:
+    """Read #I: which bundles folded what is below which offset, in order. Raises ValueError."""
+    pairs = (part.partition("@") for part in text.split(",") if part)
+    return tuple((bundle, int(upto)) for bundle, _, upto in pairs)
 
 
 class StoredGroup:

@@ -23,7 +23,7 @@ from keyfold.worker.verify.lost import Gap
 from keyfold.worker.verify.offline_threshold import ROUNDING, SPREAD
 from keyfold.worker.verify.prediction import show_key
 from keyfold.worker.verify.refold import KeyState, Refold, Sure
-from keyfold.worker.verify.stored import META, Stored
+from keyfold.worker.verify.stored import INHERITED, META, Stored
 
 VERSION = 2
 # version, checksum, flags, steps, last offset, last event time, stream time at the last event
@@ -107,12 +107,14 @@ def _meta_differences(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the field, what it should be and what it is."""
     meta, keys = stored.meta, len(stored.states)
-    if meta.keys() != META:
-        yield "fields", f"exactly {_names(META)}", _names(meta)
-    if meta.get("#K") != str(keys):
-        yield "number of key states", f"{meta.get('#K')} (#K, as saved)", f"{keys}"
-    if stored.fields != len(META) + keys:
-        yield "HLEN", f"{len(META)} meta fields and {keys} states", f"{stored.fields} fields"
+    wanted = META | ({INHERITED} & meta.keys())
+    counted = keys + (INHERITED in meta)
+    if meta.keys() != wanted:
+        yield "fields", f"exactly {_names(wanted)}", _names(meta)
+    if meta.get("#K") != str(counted):
+        yield "number of key states", f"{meta.get('#K')} (#K, as saved)", f"{counted}"
+    if stored.fields != len(wanted) + keys:
+        yield "HLEN", f"{len(wanted)} meta fields and {keys} states", f"{stored.fields} fields"
     got = meta.get("#L", "")
     last = refold.offset(len(refold) - 1) if len(refold) else -1
     # A loss takes the record away that the fingerprint is about.

@@ -27,6 +27,7 @@ from keyfold.worker.verify.archive import Archive, Entry
 from keyfold.worker.verify.compare import OutputCheck, Place, Strays
 from keyfold.worker.verify.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
 from keyfold.worker.verify.findings import Fault, Findings
+from keyfold.worker.verify.formers import check_judged, formers, lenient, load_parents
 from keyfold.worker.verify.lost import Lost, covered
 from keyfold.worker.verify.offline_emit import OfflineEmit
 from keyfold.worker.verify.refold import OfflineStep, Origin, Refold
@@ -59,6 +60,7 @@ class Target:
     examples: int = 3  # kept of each violation
     passthrough: tuple[str, ...] = ()  # members of the event that predictions repeat
     emit: Emit = field(default_factory=Emit)  # which predictions go out
+    parents: tuple[Path, ...] = ()  # bundles whose states a fine-tune may have inherited
 
 
 def verify(target: Target, tick: Tick = lambda done, of, records: None) -> Findings:
@@ -97,6 +99,8 @@ class _Verification:
         self._strays, self._stray_alerts = Strays(), Strays()
         rule = Emission.of(target.emit, step.bundle.manifest.outputs)  # refuses what does not fit
         self._owner = joined(step.bundle, rule)
+        self._parents = load_parents(target.parents, None if rule is None else target.emit)
+        step.bundle = lenient(step.bundle, [one.bundle for one, _ in self._parents.values()])
         self._rule = None if rule is None else OfflineEmit(target.emit, step.bundle)
         self._count = log.partitions(target.input)
         self._letters = _DeadLetters(log, target, self._count, self._findings)
@@ -123,6 +127,8 @@ class _Verification:
             self._partition(partition)
         self._strays.report(self._findings)
         self._stray_alerts.report(self._findings)
+        if self._group is None:
+            check_judged(self._step.bundle, self._findings.counts[Fault.WRONG_OUTPUT])
         return self._findings
 
     def _partition(self, partition: int) -> None:
@@ -144,7 +150,7 @@ class _Verification:
             self._progress(partition, done, total)
         check.finish()
         self._check_alerts(place, refold, alerts)
-        check_dead_letters(self._step.bundle, place, refold, letters, findings)
+        check_dead_letters(place, refold, letters, findings)
         self._tick(partition + 1, self._count, self._read)
 
     def _alert_extent(self, partition: int) -> Extent | None:
@@ -189,7 +195,9 @@ class _Verification:
             target.input, target.output, partition, base, watermark, floor, committed, start,
             resets, self._seams(partition, rejected),
         )  # fmt: skip
-        return _Begin(place, first, Origin(lost, complete, most, rejected))
+        before = formers(stored, first, self._parents)
+        self._findings.inherited += bool(before)
+        return _Begin(place, first, Origin(lost, complete, most, rejected, before))
 
     def _seams(self, partition: int, rejected: Container[int]) -> Seams:
         target = self._target

@@ -32,6 +32,9 @@ NETS = [
     TorchNet("LSTM", 1, True), TorchNet("LSTM", 2, False), TorchNet("GRU", 2, True),
     TorchNet("GRU", 1, False), TorchNet("LSTM", 1, False, free=False),
     TorchNet("GRU", 3, True, free=False), TorchNet("LSTM", 2, True, outputs=1),
+    TorchNet("LSTM", 1, True, newer=True), TorchNet("GRU", 2, False, newer=True),
+    TorchNet("LSTM", 2, True, free=False, newer=True),
+    TorchNet("GRU", 1, False, free=False, newer=True),
 ]  # fmt: skip
 
 
@@ -54,7 +57,7 @@ def served(bundle: Bundle, x: NDArray[Any]) -> NDArray[Any]:
     return np.array(ys)
 
 
-@pytest.mark.parametrize("net", NETS, ids=lambda n: f"{n.kind}{n.layers}{n.batch_first}{n.free}")
+@pytest.mark.parametrize("net", NETS, ids=str)
 def test_a_net_exported_by_pytorch_computes_what_it_computed_there(
     run: Run, tmp_path: Path, net: TorchNet
 ) -> None:

@@ -114,6 +114,33 @@ def test_a_cell_with_named_inputs_is_served_one_step_a_call(wrap: Wrap) -> None:
     Model(bundle)  # loads and reproduces its golden sequences as a worker does
 
 
+def normalization(adapted: bool) -> Any:
+    if not adapted:
+        return keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 4.0, 4.0])
+    layer = keras.layers.Normalization()
+    layer.adapt(readings(4, 20).reshape(-1, 3) * 2 + 1)
+    return layer
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_a_model_that_normalises_its_input_is_wrapped(wrap: Wrap, adapted: bool) -> None:
+    layers = keras.layers
+    norm = normalization(adapted)
+    model = keras.Sequential([keras.Input((None, 3)), norm, layers.GRU(4), layers.Dense(2)])
+    bundle = wrap(model, *REGRESSION)
+    x = readings(2, 30, seed=5)
+    np.testing.assert_allclose(served(bundle, x)[:, -1], np.asarray(model(x)), atol=1e-5)
+
+
+def test_a_model_with_explicit_states_may_normalise_its_input(wrap: Wrap) -> None:
+    layers = keras.layers
+    x, h = keras.Input((3,), name="x"), keras.Input((5,), name="h")
+    y, after = layers.GRUCell(5)(normalization(False)(x), h)
+    after = after[0] if isinstance(after, list | tuple) else after
+    model = keras.Model({"x": x, "h": h}, {"y": layers.Dense(2)(y), "h2": after})
+    assert wrap(model, "--states", "h:h2", *REGRESSION).manifest.max_steps == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -39,7 +39,7 @@ def first(serving: Serving, capsys: pytest.CaptureFixture[str]) -> FirstRun:
 def granted(first: FirstRun) -> str:
     """Return the rules that check would tell."""
     config = read_config(first.file, (), {})
-    return grant(config.kafka, commands(config, first.serving.bundle.manifest))
+    return grant(config, first.serving.bundle.manifest)
 
 
 def only(texts: list[str]) -> str:
@@ -95,12 +95,6 @@ def test_settings_that_cannot_be_read_are_one_line(first: FirstRun) -> None:
     assert status == 2
     assert only(lines).startswith("keyfold-worker check: ")
     assert "unknown setting kafka.brokerz" in lines[0]
-
-
-def test_start_that_is_not_set_is_a_warning(first: FirstRun) -> None:
-    status, report = first.check("worker.start=")
-    assert status == 0
-    assert "worker.start is not set" in report.of("WARN", "settings")[0]
 
 
 def test_what_is_emitted_and_the_alert_topic_are_looked_at(
@@ -249,6 +243,40 @@ def test_workers_in_the_group_are_a_warning(first: FirstRun, real_kafka: KafkaSe
     assert "has 1 workers now" in only(report.of("WARN", "group"))
 
 
+def test_session_timeout_that_the_brokers_refuse_fails_and_nothing_joins(
+    first: FirstRun, real_kafka: KafkaService
+) -> None:
+    status, report = first.check("kafka.session_timeout_s=0.5")
+    assert status == 2
+    assert only(report.of("FAIL")) == (
+        "kafka.session_timeout_s: expected 1 to 1800 seconds, which the brokers allow "
+        "(group.min.session.timeout.ms, group.max.session.timeout.ms), got 0.5"
+    )
+    report = first.check()[1]
+    assert only(report.of("ok", "session")) == "a session timeout of 10 s is allowed"
+    admin = AdminClient({"bootstrap.servers": real_kafka.address})
+    groups = admin.list_consumer_groups().result().valid
+    assert first.serving.group not in [group.group_id for group in groups]
+
+
+def test_a_worker_says_of_a_refused_session_timeout_one_line(
+    first: FirstRun, real_kafka: KafkaService
+) -> None:
+    worker = first.serving.worker(kafka__session_timeout_s=0.5)
+    assert worker.wait(30) == 2, worker.log_tail()
+    line = only(worker.log.read_text().splitlines())
+    assert line.startswith("keyfold-worker: kafka.session_timeout_s: expected 1 to 1800 seconds")
+
+
+def test_a_broker_of_several_that_is_away_leaves_no_line_of_a_client_s(
+    first: FirstRun, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiokafka.conn.random.shuffle", lambda hosts: None)  # who is away first
+    away = f"127.0.0.1:{free_ports(1)[0]}"
+    assert first.check(f"kafka.brokers={away},{first.serving.kafka.address}")[0] == 0
+    assert caplog.messages == []
+
+
 # -- Redis -----------------------------------------------------------------------------------------
 
 
@@ -364,6 +392,23 @@ def test_rights_that_are_told_are_enough_for_a_worker(
     assert first.check(*flags(settings))[0] == 0
 
 
+def test_rights_that_are_told_are_those_of_the_documents(tmp_path: Path) -> None:
+    sets = ["kafka.brokers=b:1", "kafka.input=engines", "kafka.output=engines-rul",
+            "kafka.group=engines-rul", f"worker.bundle={tmp_path}"]  # fmt: skip
+    text = (Path(__file__).parents[3] / "deploy" / "ACLS.md").read_text(encoding="utf-8")
+    listed = [set(line.split()) for line in text.splitlines() if "ACL SETUSER keyfold on" in line]
+    frame = {"ACL", "SETUSER", "keyfold", "on", ">PASSWORD", "resetkeys", "resetchannels",
+             "nocommands"}  # fmt: skip
+
+    def told(manifest: Manifest, *more: str) -> set[str]:
+        return set(grant(read_config(None, [*sets, *more], {}), manifest).split())
+
+    assert told(make_tiny_bundle(tmp_path).manifest) == listed[0] - frame
+    all_that_may_be = make_tiny_bundle(tmp_path, tombstone="reset", reset_after_ms=5).manifest
+    everything = told(all_that_may_be, "worker.start=-7d", "worker.emit_from=handover")
+    assert everything == listed[1] - frame
+
+
 def test_what_the_settings_and_the_bundle_need_is_asked_for(tmp_path: Path) -> None:
     sets = ["kafka.brokers=b:1", "kafka.input=i", "kafka.output=o", f"worker.bundle={tmp_path}"]
     plain = make_tiny_bundle(tmp_path).manifest
@@ -403,6 +448,41 @@ def test_states_that_are_gone_fail(first: FirstRun) -> None:
     status, report = first.check()
     assert status == 2
     assert "no state in Redis, yet the group has committed" in report.of("FAIL", "states")[0]
+
+
+def test_start_that_is_not_set_fails_where_the_group_is_new_as_the_worker_does(
+    first: FirstRun,
+) -> None:
+    first.serving.send(make_events(50, 5))
+    status, report = first.check("worker.start=")
+    assert status == 2
+    text = only(report.of("FAIL"))
+    assert text.startswith("worker.start is not set, and group ")
+    assert "neither state nor offset in 4 of 4 partitions" in text
+    assert "set it to earliest or latest, or to a time or -7d" in text
+    assert not report.of("ok", "states")
+    with first.serving.running() as worker:
+        first.serving.wait_saved([worker])
+    status, report = first.check("worker.start=")
+    assert (status, report.of("FAIL")) == (0, [])
+    assert "goes on from there" in only(report.of("ok", "states"))
+
+
+@pytest.mark.parametrize("start", ["2099-01-01T00:00:00Z", "-1s"])
+def test_start_behind_the_youngest_record_is_a_warning(first: FirstRun, start: str) -> None:
+    serving = first.serving
+    assert not first.check(f"worker.start={start}")[1].of("WARN", "states")  # an empty topic
+    old_ms = int(time.time() * 1000) - 60_000
+    producer = Producer({"bootstrap.servers": serving.kafka.address})
+    producer.produce(serving.input, EVENT, b"k", timestamp=old_ms)
+    assert producer.flush(10) == 0
+    status, report = first.check(f"worker.start={start}")
+    assert status == 0
+    assert only(report.of("WARN", "states")) == (
+        f"worker.start {start}: {serving.input} holds no record as young as that; a worker begins "
+        "at the log's end as it finds it, as with latest"
+    )
+    assert not first.check("worker.start=-1h")[1].of("WARN", "states")
 
 
 # -- records ---------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ def check(secured: SecuredServing, **changes: str) -> tuple[int, Report]:
     ended = secured.run("worker", "check", secured.settings(**changes))
     assert "Traceback" not in ended.err
     assert PASSWORD not in ended.out + ended.err
+    assert ended.err == ""  # nor a raw line of librdkafka's, as %3|...
     assert ended.seconds < 30
     return ended.status, Report((ended.out + ended.err).splitlines())
 

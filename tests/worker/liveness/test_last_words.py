@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ def stopped(
 
     app: Any = SimpleNamespace(failure=failure, owners=lambda: list(owners))
     worker: Any = SimpleNamespace(stop=stop)
-    words = LastWords(worker, app)
+    words = LastWords(worker, app, 60.0)
     with caplog.at_level(logging.INFO):
         asyncio.run(worker.stop())
         asyncio.run(worker.stop())  # Faust may call it again
@@ -59,3 +60,48 @@ def test_a_stop_that_was_not_drained_in_time_says_so(caplog: pytest.LogCaptureFi
 
 def test_after_a_crash_nothing_is_kept_quiet(caplog: pytest.LogCaptureFixture) -> None:
     assert "Unable to update metadata from [1]" in stopped(caplog, RuntimeError("no Kafka"))
+
+
+@pytest.mark.parametrize(("applied", "said"), [
+    (5, "stopped, drained: all that was taken of 1 partitions is saved"),
+    (9, "stopped, not drained: 1 of 1 partitions; the next worker replays what was not saved"),
+])  # fmt: skip
+def test_a_stop_that_hangs_is_cut_at_its_limit_and_says_so_once(
+    caplog: pytest.LogCaptureFixture, applied: int, said: str
+) -> None:
+    owner = SimpleNamespace(partition=SimpleNamespace(saved=5, applied=applied))
+    left: list[int] = []
+    cut = threading.Event()
+
+    async def hang() -> None:
+        assert cut.wait(20)  # which blocks the event loop, too
+
+    def leave(status: int) -> None:
+        left.append(status)
+        cut.set()
+
+    app: Any = SimpleNamespace(failure=None, owners=lambda: [owner])
+    worker: Any = SimpleNamespace(stop=hang)
+    words = LastWords(worker, app, 0.05, leave)
+    with caplog.at_level(logging.INFO):
+        asyncio.run(worker.stop())
+        words.say()
+    assert left == [0]
+    assert caplog.messages == [f"{said}; Kafka or Redis did not answer within 0.05 s"]
+
+
+def test_a_crash_within_a_stop_is_not_called_a_stop() -> None:
+    begun, cut = threading.Event(), threading.Event()
+
+    async def crash() -> None:
+        app.failure = RuntimeError("lost")
+        begun.set()
+
+    app: Any = SimpleNamespace(failure=None, owners=list)
+    worker: Any = SimpleNamespace(stop=crash)
+    words = LastWords(worker, app, 0.05, lambda _: cut.set())
+    asyncio.run(worker.stop())
+    assert words._late is not None
+    words._late.join(20)
+    assert begun.is_set()
+    assert not cut.is_set()

@@ -26,7 +26,7 @@ from keyfold.worker.liveness.watchdog import Watchdog, Watched
 from local.services import Child, KafkaService, free_ports
 
 LIMIT_S = 4.0
-HANGING = Path(__file__).parents[1] / "support" / "hanging_worker.py"
+HANGING = Path(__file__).parents[2] / "support" / "hanging_worker.py"
 
 
 class Watching:
@@ -239,7 +239,8 @@ def test_a_worker_is_not_ready_before_its_partitions_run_but_it_is_live(
     serving.valkey.kill()
     worker = watching.start()
     serving.wait_until(
-        lambda: watching.statuses() == (200, 503, 200)
+        # Nothing is served at all: that is for people and alerts, too.
+        lambda: watching.statuses() == (200, 503, 503)
         and "waiting for Redis" in serving.get(watching.port, "/ready")[1]["why"]
         and "ConnectionError" in serving.get(watching.port, "/health")[1]["waiting_for"],
         "the pages", [worker],

@@ -7,15 +7,24 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     ResourceType,
 )
 from first_run import FirstRun
@@ -26,6 +35,7 @@ from keyfold.worker.config import read_config
 from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES
 from keyfold.worker.key_field import KeyReader
 from keyfold.worker.repartition import cli as repartition
+from keyfold.worker.repartition.begin import Begin, Place
 from keyfold.worker.repartition.merge import Merge
 from keyfold.worker.repartition.session import Again, Session
 from keyfold.worker.repartition.work import Work
@@ -253,6 +263,30 @@ def test_done_is_not_said_while_another_instance_holds_what_was_not_moved(
     assert compare(first, raw)
 
 
+def test_what_stands_behind_the_last_record_in_another_s_partitions_is_no_record(
+    first: FirstRun, raw: str
+) -> None:
+    # Whoever writes in transactions leaves their marks, which no position passes.
+    address = first.serving.kafka.address
+    producer = Producer({"bootstrap.servers": address, "transactional.id": raw})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(30):
+        value = json.dumps({"key": "k", "time": number, "a": 1, "b": 1})
+        headers: list[tuple[str, str | bytes | None]] = [("n", str(number).encode())]
+        producer.produce(raw, value, b"site", number % RAW_PARTITIONS, headers=headers)
+    producer.commit_transaction(30)
+    short = ("--set", "kafka.session_timeout_s=6")
+    other = start(first, raw, "--instance", "a", *short)
+    first.serving.wait_until(
+        lambda: len(first.serving.records(first.serving.input)) == 30, "records moved", [other]
+    )
+    finish(first, raw, "--instance", "b", *short)
+    assert other.exit_code is None, other.log_tail()
+    other.stop()
+    assert compare(first, raw) == 30
+
+
 def test_second_of_the_same_name_ends_the_first_in_one_line(first: FirstRun, raw: str) -> None:
     fill(first, raw, 10)
     one = start(first, raw)
@@ -333,6 +367,66 @@ def test_from_start_begins_anew_where_there_is_no_position(first: FirstRun, raw:
     forget(first)
     finish(first, raw, "--from-start")
     assert len(first.serving.records(first.serving.input)) == 2 * once
+
+
+def stand(first: FirstRun, raw: str, positions: dict[int, int]) -> None:
+    """Give the group these positions and no others."""
+    group = f"{first.serving.group}-repartition"
+    admin = AdminClient({"bootstrap.servers": first.serving.kafka.address})
+    where = [TopicPartition(raw, number, offset) for number, offset in positions.items()]
+    asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, where)])
+    asked[group].result(30)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_partitions_without_a_position_beside_some_with_one_move_nothing_twice(
+    first: FirstRun, raw: str, lost: int
+) -> None:
+    fill(first, raw, 200)
+    finish(first, raw)
+    forget(first)
+    ends = {}
+    for message in first.serving.records(raw):
+        ends[message.partition()] = message.offset() + 1
+    there = ends.pop(lost)
+    stand(first, raw, ends)
+    line = refused(first, raw)
+    assert f"{first.serving.group}-repartition has no positions in partitions {lost} of {raw}" in (
+        line
+    )
+    assert f"(lost, or the topic has grown), but {first.serving.input} holds records" in line
+    assert "give --from-start" in line
+    compare(first, raw)
+    finish(first, raw, "--from-start")
+    came = [*first.serving.records(first.serving.input),
+            *first.serving.records(first.serving.dead_letter)]  # fmt: skip
+    assert len(came) == 200 + there
+
+
+def test_a_new_partition_without_records_begins_as_it_is(first: FirstRun, raw: str) -> None:
+    fill(first, raw, 200)
+    finish(first, raw)
+    admin = AdminClient({"bootstrap.servers": first.serving.kafka.address})
+    admin.create_partitions([NewPartitions(raw, RAW_PARTITIONS + 1)])[raw].result(30)
+    finish(first, raw)
+    compare(first, raw)
+
+
+def test_who_has_not_partition_0_waits_for_the_first_positions(first: FirstRun, raw: str) -> None:
+    fill(first, raw, 30)
+    config = read_config(first.file, (), {})
+    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    address = first.serving.kafka.address
+    with closing(Consumer({"bootstrap.servers": address, "group.id": made.group})) as consumer:
+        begin = Begin(config, made, consumer, 10.0)
+        # Who has it makes those of all, so that some without one are never just another's.
+        assert [(p.partition, p.known) for p in begin.places([0])] == [
+            (0, False), (1, False), (2, False),
+        ]  # fmt: skip
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(begin.places, [1, 2])
+            stand(first, raw, {0: 0, 1: 1, 2: 2})
+            assert asked.result() == [Place(1, 1, known=True), Place(2, 2, known=True)]
 
 
 def test_records_lost_to_retention_are_told_before_anything_goes_on(

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import numpy as np
 import pytest
 from tiny_bundle import make_tiny_bundle
 
+from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
-from keyfold.export.events import Anomaly, Forecast, OutputSpec
+from keyfold.export.events import Anomaly, EventSpec, Forecast, OutputSpec
 from keyfold.export.features import FeatureSpec, Field
 from keyfold.export.tables import Row, TableForm
 from keyfold.worker.model import Model
 from keyfold.worker.placement import NO_STREAM
 from keyfold.worker.score import rows as score_rows
-from keyfold.worker.score.cli import score
 from keyfold.worker.score.rows import Source
+from keyfold.worker.score.scoring import Sinks, score
 from keyfold.worker.verify.cli import main
 from keyfold.worker.verify.refold import Kind, OfflineStep, Refold
 
@@ -252,7 +254,7 @@ def test_events_are_taken_chunk_by_chunk(bundle: Bundle, monkeypatch: pytest.Mon
         def close(self) -> None: ...
 
     found = score(
-        Endless("log", "key", TableForm()), Model(bundle), Written(), None, lambda rows: None
+        Endless("log", "key", TableForm()), Model(bundle), Sinks(Written()), lambda rows: None
     )
     assert (found.rows, found.predictions, found.keys) == (10_000, 10_000, 10)
     assert most <= 100
@@ -301,3 +303,153 @@ def test_sorting_needs_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     log = write_lines(tmp_path / "log.jsonl", readings())
     assert main(["score", str(log), str(bundle.path), "--out", "-", "--sort"]) == 2
     assert "--sort: expected a bundle with a time field" in capsys.readouterr().err
+
+
+# -- what a worker with settings would write -------------------------------------------------------
+
+
+def settings(folder: Path, bundle: Bundle, text: str) -> str:
+    """Write a worker's settings and return the file's name."""
+    file = folder / "worker.toml"
+    head = '[kafka]\nbrokers = "h:1"\ninput = "in"\noutput = "out"\n'
+    file.write_text(f'{head}[worker]\nbundle = "{bundle.path}"\n{text}', encoding="utf-8")
+    return str(file)
+
+
+def test_with_a_worker_s_settings_the_files_hold_what_its_topics_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_rows, "CHUNK", 97)  # what the rule remembers is carried, too
+    bundle = make_tiny_bundle(tmp_path, kind="classification")
+    log = write_lines(tmp_path / "log.jsonl", readings())
+    every = scored(bundle, log, tmp_path / "every.jsonl")
+    config = settings(
+        tmp_path, bundle,
+        '[emit]\nwhat = "on_change"\nequals = "odd"\nk = 2\nn = 3\nalert_topic = "alerts"\n',
+    )  # fmt: skip
+    out, alerts = tmp_path / "out.jsonl", tmp_path / "alerts.jsonl"
+    flags = ["--config", config, "--out", str(out)]
+    assert main(["score", str(log), *flags, "--alerts", str(alerts)]) == 0
+    said = capsys.readouterr().err
+    changed, often = [], []
+    labels: dict[str, list[str]] = {}
+    for prediction in every:
+        before = labels.setdefault(prediction["key"], [])
+        label = prediction["output"]["label"]
+        if before[-1:] != [label]:
+            changed.append(prediction)
+        before.append(label)
+        if before[-3:].count("odd") >= 2:
+            often.append(prediction)
+    assert 0 < len(changed) < len(every)
+    assert read(out) == changed
+    assert read(alerts) == often
+    assert f"{len(changed):,} predictions of" in said
+    assert f"[emit] of {config}: a prediction is emitted when label changes" in said
+    assert f"{len(often):,} alerts to {alerts}\n" in said
+    assert main(["score", str(log), *flags]) == 0
+    assert f"{len(often):,} alerts left out; --alerts FILE keeps them\n" in capsys.readouterr().err
+
+
+def test_a_setting_may_be_overridden_and_the_bundle_be_another_one(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    other = make_tiny_bundle(tmp_path, seed=1)
+    config = settings(tmp_path, other, "")
+    log = write_lines(tmp_path / "log.jsonl", readings())
+    every = scored(bundle, log, tmp_path / "every.jsonl")
+    flags = ["--config", config, "--set", "emit.what=when", "--set", "emit.above=0.1"]
+    got = scored(bundle, log, tmp_path / "out.jsonl", *flags)
+    assert got == [p for p in every if p["output"]["value"] > 0.1]
+    assert 0 < len(got) < len(every)
+
+
+def test_the_order_is_told_of_every_event_though_not_all_are_written(
+    tmp_path: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = readings()
+    rows[100:140] = reversed(rows[100:140])
+    log = write_lines(tmp_path / "log.jsonl", rows)
+    scored(bundle, log, tmp_path / "out.jsonl")
+    warning = capsys.readouterr().err.splitlines()[1]
+    assert "events are earlier than one of their key before them" in warning
+    config = settings(tmp_path, bundle, '[emit]\nwhat = "when"\nabove = 1e9\n')
+    assert scored(bundle, log, tmp_path / "out.jsonl", "--config", config) == []
+    assert warning in capsys.readouterr().err.splitlines()
+
+
+def test_members_of_the_event_are_repeated_as_their_text(tmp_path: Path, bundle: Bundle) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        '{"key":"k","time":1,"a":1.10,"b":2,"site":{"x": 1e9}}\n{"key":"k","time":2,"a":1,"b":2}\n'
+    )
+    config = settings(tmp_path, bundle, 'passthrough = ["a", "site.x"]\n')
+    out = str(tmp_path / "out.jsonl")
+    assert main(["score", str(log), "--config", config, "--out", out]) == 0
+    texts = ['{"a":1.10,"site.x":1e9}', '{"a":1,"site.x":null}']
+    lines = Path(out).read_text(encoding="utf-8").splitlines()
+    assert all(f'"event":{t}}}' in line for t, line in zip(texts, lines, strict=True))
+    out = str(tmp_path / "out.parquet")
+    assert main(["score", str(log), "--config", config, "--out", out]) == 0
+    assert parquet.read_table(out)["event"].to_pylist() == texts
+
+
+def test_the_key_field_of_the_settings_is_the_key(tmp_path: Path, bundle: Bundle) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"unit":7,"time":1,"a":1,"b":2}\n')
+    config = settings(tmp_path, bundle, "")
+    flags = ["--config", config, "--set", "kafka.key_field=unit"]
+    assert scored(bundle, log, tmp_path / "out.jsonl", *flags)[0]["key"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "expected BUNDLE, or --config worker.toml that names it, got neither"),
+        (["--set", "emit.what=when"], "--set: expected --config worker.toml too"),
+        (["--config", "worker.toml", "--alerts", "a.jsonl"],
+         "--alerts: expected --config worker.toml with emit.alert_topic"),
+        (["--config", "alerts.toml", "--alerts", "-"], "expected other files than the log"),
+        (["--config", "alerts.toml", "--alerts", "a.csv"], "--alerts a.csv: expected .jsonl"),
+        (["--config", "worker.toml", "--set", "emit.what=on_change", "--set", "emit.field=none"],
+         "emit.field: expected"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused_in_one_line(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], flags: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    log = write_lines(tmp_path / "log.jsonl", readings()[:20])
+    alerts = '[emit]\nabove = 0.0\nalert_topic = "alerts"\n'
+    Path(settings(tmp_path, bundle, alerts)).rename("alerts.toml")
+    settings(tmp_path, bundle, "")
+    assert main(["score", str(log), "--out", "-", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+
+
+# -- a log in local time ---------------------------------------------------------------------------
+
+
+def test_of_an_hour_that_clocks_show_twice_each_key_s_second_pass_comes_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_tiny_bundle(tmp_path)
+    berlin = EventSpec("key", "time", "iso", time_zone="Europe/Berlin")
+    manifest = replace(made.manifest, events=berlin)
+    graph = (made.path / "step.onnx").read_bytes()
+    bundle = contract.load(contract.save(tmp_path, manifest, graph, made.golden))
+    night = [f"2025-10-26T{h:02d}:{m}:00" for h in (1, 2, 2, 3) for m in (10, 30, 59)]
+    rows = [{"key": k, "time": t, "a": n, "b": 0} for n, t in enumerate(night) for k in ("x", "y")]
+    late = {"key": "y", "time": "2025-10-26T00:10:00", "a": 99, "b": 0}
+    log = write_lines(tmp_path / "log.jsonl", [*rows, {"key": "x", "a": 1, "b": 0}, late])
+    got = scored(bundle, log, tmp_path / "out.jsonl", "--sort")
+    place = {key: [p["about"] for p in got if p["key"] == key] for key in ("x", "y")}
+    assert place["x"] == [f"log.jsonl:0:{number}" for number in range(1, 25, 2)]
+    assert place["y"] == [f"log.jsonl:0:{number}" for number in (26, *range(2, 25, 2))]
+    assert (
+        "4 events are earlier than one of their key before them (first: row 13): the time zone has "
+        "their hour twice, and the second pass comes behind the first\n"
+    ) in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.worker.score.live_error import History
+from keyfold.worker.score.live_error import History, LiveError
 from keyfold.worker.verify.cli import main
 
 DAY = 86_400_000
@@ -101,8 +101,43 @@ def test_a_label_is_the_first_one_at_or_behind_the_event() -> None:
         history.add(time, value)
     history.sort()
     assert [history.at(t, 5) for t in (5, 10, 11, 15, 20, 26, 31)] == [
-        1.0, 1.0, None, 2.0, 2.0, 3.0, None
+        (10, 1.0), (10, 1.0), None, (20, 2.0), (20, 2.0), (30, 3.0), None
     ]  # fmt: skip
+
+
+def labelled(predictions: list[tuple[str, int, bool]], labels: list[tuple[str, int]]) -> list[int]:
+    """Return the times of the predictions (key, time, cold) that got one of the labels (key, time).
+
+    Each is on a day of its own.
+    """
+    histories: dict[bytes, History] = {}
+    for key, day in labels:
+        histories.setdefault(key.encode(), History()).add(day * DAY, 1.0)
+    live = LiveError(histories, 10 * DAY)
+    for key, day, cold in predictions:
+        live.add({"key": key, "time": day * DAY, "cold": cold, "output": {"value": 3.0}})
+    live.finish()
+    assert live.total().absolute == 2 * live.total().labelled
+    return sorted(day for day, errors in live.days.items() if errors.labelled)
+
+
+def test_a_label_belongs_to_no_event_of_a_life_that_ended_before_it() -> None:
+    one_life = [("k", day, day == 0) for day in range(9)]
+    assert labelled(one_life, [("k", 4)]) == [0, 1, 2, 3, 4]
+    two_lives = [("k", day, day in (0, 3)) for day in range(9)]
+    assert labelled(two_lives, [("k", 4)]) == [3, 4]
+    # One at the first event of a life is of that life, as in training; one before it is not.
+    assert labelled(two_lives, [("k", 3)]) == [3]
+    assert labelled(two_lives, [("k", 2)]) == [0, 1, 2]
+    assert labelled(two_lives, [("k", 20)]) == []
+    assert labelled([*two_lives, ("k", 19, True)], [("k", 18)]) == [8]
+    others = [("k", 0, True), ("j", 1, True), ("k", 2, False)]
+    assert labelled(others, [("k", 3)]) == [0, 2]
+
+
+def test_events_out_of_order_have_their_labels_too() -> None:
+    late = [("k", 5, True), ("k", 7, False), ("k", 6, False), ("k", 8, True), ("k", 9, False)]
+    assert labelled(late, [("k", 7), ("k", 10)]) == [5, 6, 7, 8, 9]
 
 
 def test_key_and_time_are_where_the_bundle_has_them(tmp_path: Path, log: Path) -> None:

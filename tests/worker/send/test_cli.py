@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import logging
 import re
 import sys
@@ -41,6 +43,12 @@ def records(kafka: MockKafka, topic: str) -> list[tuple[int, bytes | None, bytes
         ]
 
 
+def flags_to(kafka: MockKafka, topic: str) -> list[str]:
+    """Create a topic; return the flags that send to it what the member `key` is the key of."""
+    kafka.create(topic)
+    return ["--brokers", kafka.brokers, "--topic", topic, "--key", "key"]
+
+
 # -- keys, partitions, acks ------------------------------------------------------------------------
 
 # From the tests of Apache Kafka's own clients: UtilsTest.testMurmur2.
@@ -71,10 +79,9 @@ def test_events_of_a_key_keep_their_order(kafka: MockKafka) -> None:
 def test_what_stands_before_a_bad_line_is_sent(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kafka.create("bad")
     log = tmp_path / "log.jsonl"
     log.write_bytes(LINES + b"{}\n")
-    flags = ["--brokers", kafka.brokers, "--topic", "bad", "--key", "key"]
+    flags = flags_to(kafka, "bad")
     assert command.main([str(log), *flags]) == 2
     error = capsys.readouterr().err
     assert error == (
@@ -90,11 +97,10 @@ def test_going_on_as_told_sends_every_other_event_once(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str], sort: list[str]
 ) -> None:
     topic = f"go-on{len(sort)}"
-    kafka.create(topic)
     log = tmp_path / "log.jsonl"
     rows = [b'{"key": "k", "time": %d}' % i for i in (5, 3, 4)]
     log.write_bytes(b"\n".join([rows[0], b"", rows[1], b'{"time": 4}', rows[2]]))
-    flags = ["--brokers", kafka.brokers, "--topic", topic, "--key", "key", "--time", "time", *sort]
+    flags = [*flags_to(kafka, topic), "--time", "time", *sort]
     assert command.main([str(log), *flags]) == 2
     error = capsys.readouterr().err
     told = re.search(r"; or (.*) leaves it out", error)
@@ -111,10 +117,9 @@ def test_going_on_as_told_sends_every_other_event_once(
 def test_broken_rows_that_are_left_out_are_counted_and_the_first_ones_shown(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kafka.create("skip")
     log = tmp_path / "log.jsonl"
     log.write_bytes(LINES + b"{}\n" * 7)
-    flags = ["--brokers", kafka.brokers, "--topic", "skip", "--key", "key", "--skip-broken"]
+    flags = [*flags_to(kafka, "skip"), "--skip-broken"]
     assert command.main([str(log), *flags]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "keyfold-send: 7 broken rows were left out:"
@@ -127,13 +132,84 @@ def test_broken_rows_that_are_left_out_are_counted_and_the_first_ones_shown(
 def test_a_file_that_breaks_off_says_where_to_go_on(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kafka.create("cells")
     log = tmp_path / "log.csv"
-    log.write_text("key,a\nk,1\nk,2,3\n")
-    flags = ["--brokers", kafka.brokers, "--topic", "cells", "--key", "key", "--skip-broken"]
+    log.write_text("key,a\nk,1\nk,2,3\nk,4\n")
+    flags = flags_to(kafka, "cells")
     assert command.main([str(log), *flags]) == 2
     said = capsys.readouterr().err
-    assert "(after 1 events were sent); to go on, put it right, then --from-row 2\n" in said
+    assert said.endswith(
+        "(after 1 events were sent); to go on, put it right, then --from-row 2; or --from-row 2 "
+        "--skip-broken leaves it out\n"
+    )
+    assert command.main([str(log), *flags, "--from-row", "2", "--skip-broken"]) == 0
+    assert f"{log}, row 2: expected 2 cells" in capsys.readouterr().err
+    assert [value for _, _, value in records(kafka, "cells")] == [
+        b'{"key":"k","a":1}', b'{"key":"k","a":4}',
+    ]  # fmt: skip
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"key,a\nk,1\n" * 9000)[:-20])
+    assert command.main([str(tmp_path / "half.csv.gz"), *flags, "--skip-broken"]) == 2
+    assert re.search(r"to go on, put it right, then --from-row \d+\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("sort", [[], ["--sort"]])
+def test_rows_that_are_no_rows_or_no_text_are_left_out_and_named(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str], sort: list[str]
+) -> None:
+    topic = f"no-rows{len(sort)}"
+    log = tmp_path / "log.csv"
+    log.write_bytes(b"key,t,a\nk,1,x\nk,2,3,4\n\nk,3,\xfc\nk,5,\xc3\xbc\n\xff,6,1\nk,4,y\n")
+    flags = [*flags_to(kafka, topic), "--time", "t", *sort]
+    assert command.main([str(log), *flags, "--skip-broken"]) == 0
+    said = capsys.readouterr().err
+    assert "3 broken rows were left out:\n" in said
+    assert f"  {log}, row 2: expected 3 cells as in the first line, got 4; is ',' the" in said
+    for row, byte in ((3, "fc"), (5, "ff")):
+        assert (
+            f"  {log}, row {row}: expected text in utf-8, got byte 0x{byte}; save the file as "
+            "UTF-8 or name its encoding\n"
+        ) in said
+    sent = [json.loads(value or b"")["a"] for _, _, value in records(kafka, topic)]
+    assert sent == (["x", "y", "ü"] if sort else ["x", "ü", "y"])
+    if not sort:  # those before the first one are nobody's business any more
+        assert command.main([str(log), *flags, "--skip-broken", "--from-row", "4"]) == 0
+        assert "1 broken rows were left out:\n" in capsys.readouterr().err
+
+
+def test_a_time_zone_that_has_an_hour_twice_keeps_its_passes_apart(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night = [f"2025-10-26 {h:02d}:{m}:00" for h in (2, 2, 3) for m in (10, 30, 59)]
+    rows = [f"{key},{at},{n}\n" for n, at in enumerate(night) for key in ("x", "y")]
+    log = tmp_path / "log.csv"
+    log.write_text("key,t,a\n" + "".join([*rows, "x,2025-10-26 01:00:00,-1\n"]))
+    flags = [*flags_to(kafka, "night"), "--time", "t"]
+    zone = ["--time-unit", "iso", "--time-zone", "Europe/Berlin", "--sort"]
+    assert command.main([str(log), *flags, *zone]) == 0
+    told = [json.loads(value or b"") for _, _, value in records(kafka, "night")]
+    assert [one["a"] for one in told if one["key"] == "x"] == list(range(-1, 9))
+    assert [one["a"] for one in told if one["key"] == "y"] == list(range(9))
+    assert (
+        "keyfold-send: 4 events are earlier than one of their key before them (first: row 7): the "
+        "time zone has their hour twice, and the second pass comes behind the first\n"
+    ) in capsys.readouterr().err
+
+
+def test_times_as_numbers_that_were_sorted_are_not_taken_for_those_of_two_passes(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"key":"k","t":1400}\n{"key":"k","t":1200}\n')  # of the same millisecond
+    flags = [*flags_to(kafka, "microseconds"), "--time", "t"]
+    assert command.main([str(log), *flags, "--time-unit", "us", "--sort"]) == 0
+    assert "earlier" not in capsys.readouterr().err
+
+
+def test_a_time_zone_that_is_none_is_refused(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--brokers", kafka.brokers, "--topic", "night", "--key", "k", "--time-zone", "Mars"]
+    assert command.main([str(tmp_path / "log.csv"), *flags]) == 2
+    assert "'Mars'" in capsys.readouterr().err
 
 
 def test_events_that_go_back_in_time_are_warned_of_and_can_be_sorted(
@@ -163,9 +239,8 @@ def test_events_that_go_back_in_time_are_warned_of_and_can_be_sorted(
 def test_sorting_needs_a_time(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kafka.create("timeless")
     (tmp_path / "log.jsonl").write_bytes(LINES)
-    flags = ["--brokers", kafka.brokers, "--topic", "timeless", "--key", "key", "--sort"]
+    flags = [*flags_to(kafka, "timeless"), "--sort"]
     assert command.main([str(tmp_path / "log.jsonl"), *flags]) == 2
     assert "keyfold-send: --sort: expected --time FIELD" in capsys.readouterr().err
 
@@ -173,9 +248,8 @@ def test_sorting_needs_a_time(
 def test_standard_input_is_sent_up_to_the_limit(
     kafka: MockKafka, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kafka.create("stdin")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES)))
-    flags = ["--brokers", kafka.brokers, "--topic", "stdin", "--key", "key", "--limit", "1"]
+    flags = [*flags_to(kafka, "stdin"), "--limit", "1"]
     assert command.main(["-", *flags]) == 0
     assert [key for _, key, _ in records(kafka, "stdin")] == [b"k1"]
     assert "1 events to stdin" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -18,6 +17,8 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
 from local.services import Child, Valkey
+
+Records = list[tuple[bytes | None, bytes | None]]  # keys and values
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +42,26 @@ def some_key(serving: Serving, partition: int) -> bytes:
     return next(f[1:] for f in serving.fields(partition) if f.startswith(b":"))
 
 
-def stored(serving: Serving, partition: int) -> dict[bytes, bytes]:
-    """Return a partition's stored states by field."""
-    found = cast("dict[bytes, bytes]", serving.redis.hgetall(serving.hash_name(partition)))
-    return {field: value for field, value in found.items() if field.startswith(b":")}
+def snapshots(serving: Serving) -> list[str]:
+    """Take a snapshot of each partition; return the files."""
+    copies = serving.folder / "copies"
+    assert serving.state("snapshot", str(copies)) == 0
+    return [str(path) for path in copies.iterdir()]
+
+
+def snapshots_before(serving: Serving, worker: Child, more: Records) -> list[str]:
+    """Take a snapshot of each partition when all is saved, then save more; return the files."""
+    serving.wait_saved([worker])
+    files = snapshots(serving)
+    serving.send(more)
+    serving.wait_saved([worker])
+    return files
 
 
 def test_rebuild_after_a_state_vanished_folds_again_without_emitting(serving: Serving) -> None:
     events = make_events(3000, 40)
     serving.send(events)
-    with serving.running() as worker:
-        serving.wait_saved([worker])
+    serving.serve_all()
     predictions = len(serving.records(serving.output))
     serving.redis.hdel(serving.hash_name(0), b":" + some_key(serving, 0))
     with serving.running() as worker:
@@ -65,61 +75,40 @@ def test_rebuild_after_a_state_vanished_folds_again_without_emitting(serving: Se
     assert findings.predictions == predictions + 500, "nothing was emitted twice"
 
 
-def test_snapshots_restored_after_redis_was_emptied_heal_by_replay(
-    serving: Serving, tmp_path: Path
-) -> None:
-    copies = tmp_path / "copies"
+def test_snapshots_restored_after_redis_was_emptied_heal_by_replay(serving: Serving) -> None:
     serving.send(make_events(2000, 40))
     with serving.running() as worker:
-        serving.wait_saved([worker])
-        assert serving.state("snapshot", str(copies)) == 0
-        serving.send(make_events(1000, 40, seed=1, begin=2000))
-        serving.wait_saved([worker])
+        files = snapshots_before(serving, worker, make_events(1000, 40, seed=1, begin=2000))
         serving.redis.flushall()
         halted(serving, worker, 2, "keyfold-state restore worker.toml SNAPSHOT")
-        files = [str(path) for path in copies.iterdir()]
         assert serving.state("restore", *files, "--yes") == 0
         serving.wait_saved([worker])
         assert serving.state("list") == 0
     serving.verify_clean(3000)
 
 
-def test_snapshots_restored_into_another_redis_are_served_there(
-    serving: Serving, tmp_path: Path
-) -> None:
-    copies = tmp_path / "copies"
+def test_snapshots_restored_into_another_redis_are_served_there(serving: Serving) -> None:
     serving.send(make_events(2000, 40))
-    with serving.running() as worker:
-        serving.wait_saved([worker])
-    assert serving.state("snapshot", str(copies)) == 0
-    files = [str(path) for path in copies.iterdir()]
+    serving.serve_all()
+    files = snapshots(serving)
     with Valkey() as other:
         serving.redis.close()
         serving.valkey, serving.redis = other, other.client()
         assert serving.state("restore", *files, "--yes") == 0
         serving.send(make_events(1000, 40, seed=1, begin=2000))
-        with serving.running(redis__url=other.url) as worker:
-            serving.wait_saved([worker])
+        serving.serve_all(redis__url=other.url)
         findings = serving.verify_clean(3000)
         assert findings.predictions == 3000
 
 
-def test_rebuild_from_a_snapshot_folds_the_rest_without_emitting(
-    serving: Serving, tmp_path: Path
-) -> None:
-    copies = tmp_path / "copies"
+def test_rebuild_from_a_snapshot_folds_the_rest_without_emitting(serving: Serving) -> None:
     serving.send(make_events(1000, 40))
     with serving.running() as worker:
-        serving.wait_saved([worker])
-        assert serving.state("snapshot", str(copies)) == 0
-        serving.send(make_events(1000, 40, seed=1, begin=1000))
-        serving.wait_saved([worker])
-    for copy in copies.iterdir():
-        number = "0" if "-p0-" in copy.name else "1"
-        flags = ("--partition", number, "--from", str(copy), "--yes")
-        assert serving.state("rebuild", *flags) == 0
-    with serving.running() as worker:
-        serving.wait_saved([worker])
+        files = snapshots_before(serving, worker, make_events(1000, 40, seed=1, begin=1000))
+    for file in files:
+        number = "0" if "-p0-" in Path(file).name else "1"
+        assert serving.state("rebuild", "--partition", number, "--from", file, "--yes") == 0
+    serving.serve_all()
     assert serving.verify_clean(2000).predictions == 2000
 
 
@@ -148,33 +137,11 @@ def test_an_erased_key_stays_erased_through_a_rollback_and_its_replay(
     assert serving.verify_clean(1000).resets == 1
 
 
-def test_adopt_lets_another_bundle_of_the_same_shape_go_on(
-    serving: Serving, tmp_path: Path
-) -> None:
-    serving.send(make_events(500, 20))
-    with serving.running() as worker:
-        serving.wait_saved([worker])
-    before = {p: stored(serving, p) for p in (0, 1)}
-    serving.bundle = make_tiny_bundle(tmp_path, seed=1, tombstone="reset")
-    with serving.running() as worker:
-        halted(serving, worker, 2, "the state belongs to another bundle")
-        assert serving.state("list") == 1
-        assert serving.state("adopt", "--all", "--yes") == 0
-        assert {p: stored(serving, p) for p in (0, 1)} == before
-        serving.send(make_events(100, 20, seed=1, begin=500))
-        serving.wait_saved([worker])
-        assert serving.state("list") == 0
-    last = json.loads(serving.records(serving.output)[-1].value())
-    assert last["bundle"] == serving.bundle.id
-    assert last["steps"] > 1, "the key's history went on"
-
-
 def test_rebuild_folds_another_bundle_s_states_anew_and_verifies(
     serving: Serving, tmp_path: Path
 ) -> None:
     serving.send(make_events(500, 20))
-    with serving.running() as worker:
-        serving.wait_saved([worker])
+    serving.serve_all()
     serving.bundle = make_tiny_bundle(tmp_path, seed=1, tombstone="reset")
     with serving.running() as worker:
         halted(serving, worker, 2, "keyfold-state rebuild worker.toml --partition")
@@ -188,8 +155,7 @@ def test_rebuild_folds_another_bundle_s_states_anew_and_verifies(
 
 def test_scheduled_snapshots_survive_a_redis_that_is_away(serving: Serving, tmp_path: Path) -> None:
     serving.send(make_events(200, 20))
-    with serving.running() as worker:
-        serving.wait_saved([worker])
+    serving.serve_all()
     copies = tmp_path / "copies"
     flags = [
         f"--set=kafka.brokers={serving.kafka.address}", f"--set=kafka.input={serving.input}",
@@ -225,15 +191,11 @@ TOLD = "--set=worker.outputs=exactly-once"
 
 @pytest.mark.usefixtures("real_kafka")  # the embedded broker knows no transactions
 def test_with_exactly_once_outputs_restore_rebuild_and_reset_repeat_nothing(
-    serving: Serving, tmp_path: Path
+    serving: Serving,
 ) -> None:
     serving.send(make_events(500, 20))
     with serving.running(**EXACTLY_ONCE) as worker:
-        serving.wait_saved([worker])
-        assert serving.state("snapshot", str(tmp_path / "copies")) == 0
-        serving.send(make_events(500, 20, seed=1, begin=500))
-        serving.wait_saved([worker])
-    files = [str(path) for path in (tmp_path / "copies").iterdir()]
+        files = snapshots_before(serving, worker, make_events(500, 20, seed=1, begin=500))
     serving.redis.flushall()
     for command in (
         ["restore", *files],
@@ -241,13 +203,11 @@ def test_with_exactly_once_outputs_restore_rebuild_and_reset_repeat_nothing(
         ["reset", "--all", "--to", "earliest"],
     ):
         assert serving.state(*command, "--yes", TOLD) == 0
-        with serving.running(**EXACTLY_ONCE) as worker:
-            serving.wait_saved([worker])
+        serving.serve_all(**EXACTLY_ONCE)
         findings = serving.verify_clean(1000, exactly_once=True)
         assert findings.predictions == 1000, command
     assert serving.state("reset", "--all", "--to", "earliest", "--emit-again", "--yes", TOLD) == 0
-    with serving.running(**EXACTLY_ONCE) as worker:
-        serving.wait_saved([worker])
+    serving.serve_all(**EXACTLY_ONCE)
     assert serving.verify_clean(1000).predictions == 2000, "told to"
 
 
@@ -256,8 +216,7 @@ def test_adopt_ends_the_halt_after_exactly_once_outputs_lost_their_position(
     serving: Serving,
 ) -> None:
     serving.send(make_events(500, 20))
-    with serving.running(**EXACTLY_ONCE) as worker:
-        serving.wait_saved([worker])
+    serving.serve_all(**EXACTLY_ONCE)
     consumer = Consumer({"bootstrap.servers": serving.kafka.address, "group.id": serving.group})
     consumer.commit(
         offsets=[TopicPartition(serving.input, p, 1) for p in (0, 1)], asynchronous=False
