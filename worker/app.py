@@ -39,8 +39,8 @@ from keyfold.worker.partition import Partition, Rules
 from keyfold.worker.pipeline import Pipeline, Shown
 from keyfold.worker.redis.first_answer import FirstAnswer
 from keyfold.worker.slots import Slots
-from keyfold.worker.state_codec import StateCodec
-from keyfold.worker.store import Store
+from keyfold.worker.state_codec import StateCodec, WritingStateCodec
+from keyfold.worker.store import STATE_PREFIX, Store
 from keyfold.worker.surroundings import Settings, Surroundings
 from keyfold.worker.transactions import Transactions
 
@@ -98,7 +98,11 @@ class App(faust.App):
             loop=self.loop, beacon=self.beacon,
         )  # fmt: skip
         self._nonce = uuid.uuid4().hex
-        self._codec = StateCodec(manifest, more, native.seal_states if self.native else None)
+        self._codec = (
+            WritingStateCodec(manifest, more, prefix=STATE_PREFIX)
+            if self.native
+            else StateCodec(manifest, more)
+        )
         self._identity = joined(self.model.bundle, rule)
         destination = Destination(
             config.kafka.input, config.kafka.output, config.kafka.dead_letter,

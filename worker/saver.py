@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import numpy as np
+
 from keyfold.worker import phases
 from keyfold.worker.emit import Outputs
 from keyfold.worker.partition import Partition
 from keyfold.worker.phases import Emit, Question, Questions, Save
 from keyfold.worker.protocol import Fingerprint, Held, Phase, SavePlan
 from keyfold.worker.records import Records
+from keyfold.worker.redis.packing import Written
 from keyfold.worker.slots import Rows
 from keyfold.worker.store import MAX_SAVE_BYTES, Expired, Payload
 from keyfold.worker.surroundings import Surroundings, retrying
@@ -154,23 +157,21 @@ class Saver:
         states = slots.snapshot(number, rows)
         self._bytes = 0
         keys = [slots.keys[row] for row in rows.tolist()]
-        values = self._shared.codec.pack(keys, states)
         expired = self._expired(plan, len(keys))
         none = states.steps == 0  # reset, or nothing but rejects, and not stepped since
         if self._partition.lost_upto:
             # Behind a lost range a reset key keeps a state of no steps: without it nobody would
             # know after a restart that the key is truly cold, its lost events notwithstanding.
             none &= states.offsets < 0
-        if not none.any():
-            return Payload((), keys, values, expired)
-        cold = none.tolist()
-        kept = [i for i, reset in enumerate(cold) if not reset]
-        return Payload(
-            [key for key, reset in zip(keys, cold, strict=True) if reset],
-            [keys[i] for i in kept],
-            [values[i] for i in kept],
-            expired,
-        )
+        cleared: list[bytes] = []
+        if none.any():
+            kept = np.flatnonzero(~none)
+            cleared = [keys[i] for i in np.flatnonzero(none).tolist()]
+            keys, states = [keys[i] for i in kept.tolist()], states.of(kept)
+        stored = self._shared.codec.stored(keys, states)
+        if isinstance(stored, Written):
+            return Payload(cleared, keys, (), expired, stored)
+        return Payload(cleared, keys, stored, expired)
 
     def _expired(self, plan: SavePlan, saved: int) -> Expired | None:
         """Say which states this save collects: those that their next event would reset anyway.

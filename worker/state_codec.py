@@ -14,7 +14,7 @@ where a rule says what is emitted. Knows numpy and their specs only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.bundle import Manifest, StateSpec, Tensors
+from keyfold.worker import native
+from keyfold.worker.redis.packing import Written
 
 STATE_VERSION = 2
 FLAG_GAP = 1
@@ -30,8 +32,7 @@ TOUCHED_AT = 30  # first byte of the stream time at the last event; worker/store
 _SUM_AT = 1  # first byte of the checksum
 _BODY = 5  # first byte behind it
 
-# Cuts rows of so many bytes apart, one per key, each with its checksum at so many bytes.
-Seal = Callable[[bytes, int, int, Sequence[bytes]], list[bytes]]
+Stored = Sequence[bytes] | Written  # values; or names and values, as they are sent
 
 
 class StateCorrupt(Exception):
@@ -49,18 +50,19 @@ class States:
     gaps: NDArray[np.bool_]  # (N,) whether the history may miss lost events
     tensors: Tensors  # input name -> (N, *dims)
 
+    def of(self, rows: NDArray[np.intp]) -> States:
+        """Return the states of some of the keys."""
+        return States(
+            self.steps[rows], self.offsets[rows], self.times_ms[rows], self.touched_ms[rows],
+            self.gaps[rows], {name: values[rows] for name, values in self.tensors.items()},
+        )  # fmt: skip
+
 
 class StateCodec:
     """Packs and unpacks states of one bundle."""
 
-    def __init__(
-        self, manifest: Manifest, more: Sequence[StateSpec] = (), seal: Seal | None = None
-    ) -> None:
-        """Lay a state out; `more`: tensors besides the bundle's (worker/emission.py).
-
-        `seal` does what _sealed() does, faster.
-        """
-        self._seal = seal or _sealed
+    def __init__(self, manifest: Manifest, more: Sequence[StateSpec] = ()) -> None:
+        """Lay a state out; `more`: tensors besides the bundle's (worker/emission.py)."""
         self._specs = (*manifest.kept, *more)
         self._layout = np.dtype(
             [
@@ -79,16 +81,30 @@ class StateCodec:
         )
         self.bytes_per_state = self._layout.itemsize
 
+    def stored(self, keys: Sequence[bytes], states: States) -> Stored:
+        """Return what a save sends of the states."""
+        return self.pack(keys, states)
+
     def pack(self, keys: Sequence[bytes], states: States) -> list[bytes]:
         """Return one stored value per key."""
-        rows = np.empty(len(keys), self._layout)
+        packed, size = memoryview(self._rows(states)), self.bytes_per_state
+        values = []
+        for key, start in zip(keys, range(0, len(packed), size), strict=True):
+            row = packed[start : start + size]
+            checksum = crc32(row[_BODY:], crc32(key)).to_bytes(4, "little")
+            values.append(b"".join((row[:_SUM_AT], checksum, row[_BODY:])))
+        return values
+
+    def _rows(self, states: States) -> bytes:
+        """Return the states one behind the other, without their checksums."""
+        rows = np.empty(len(states.steps), self._layout)
         rows["version"] = STATE_VERSION
         rows["flags"] = np.where(states.gaps, FLAG_GAP, 0)
         rows["steps"], rows["offset"] = states.steps, states.offsets
         rows["time"], rows["touched"] = states.times_ms, states.touched_ms
         for spec in self._specs:
             rows[spec.input] = states.tensors[spec.input]
-        return self._seal(rows.tobytes(), self._layout.itemsize, _SUM_AT, keys)
+        return rows.tobytes()
 
     def unpack(self, keys: Sequence[bytes], values: Sequence[bytes], watermark: int) -> States:
         """Read stored values back.
@@ -121,12 +137,19 @@ class StateCodec:
         )
 
 
-def _sealed(rows: bytes, size: int, sum_at: int, keys: Sequence[bytes]) -> list[bytes]:
-    """Cut rows of `size` bytes apart, one per key, each with its checksum at `sum_at`."""
-    all_rows = memoryview(rows)
-    sealed = []
-    for key, start in zip(keys, range(0, len(rows), size), strict=True):
-        head, body = all_rows[start : start + sum_at], all_rows[start + sum_at + 4 : start + size]
-        checksum = crc32(body, crc32(key)).to_bytes(4, "little")
-        sealed.append(b"".join((head, checksum, body)))
-    return sealed
+class WritingStateCodec(StateCodec):
+    """Packs states by the native module, as they are sent to Redis."""
+
+    def __init__(
+        self, manifest: Manifest, more: Sequence[StateSpec] = (), *, prefix: bytes
+    ) -> None:
+        """Lay a state out; `prefix` goes before a key's name in Redis."""
+        super().__init__(manifest, more)
+        self._prefix = prefix
+
+    def stored(self, keys: Sequence[bytes], states: States) -> Stored:
+        """Return what a save sends of the states: for each the key's name and its value."""
+        data = native.write_states(
+            self._prefix, self._rows(states), self.bytes_per_state, _SUM_AT, keys
+        )
+        return Written(2 * len(keys), data)

@@ -32,6 +32,7 @@ from keyfold.worker.protocol import (
     Topic,
 )
 from keyfold.worker.redis.client import Access, Script, connect, primaries
+from keyfold.worker.redis.packing import Written
 from keyfold.worker.state_codec import TOUCHED_AT
 
 LAYOUT = "2"
@@ -133,7 +134,7 @@ return tell()
 
 # ARGV: number, nonce, bundle, w0, w1, fingerprint, stream time, exactly-once,
 #       oldest stream time kept ("" = all), scan cursor, fields to scan,
-#       n of states, field, value, ..., cleared field, ...
+#       n of cleared fields, cleared field, ..., field, value, ...
 # Scripts do not roll back: everything is checked before the first write, the one command that a
 # full memory refuses comes first, and the watermark last, so that a state can be ahead of the
 # watermark but never behind it; a state ahead is found out when it is loaded.
@@ -145,13 +146,13 @@ held[6] = redis.call('HLEN', key) - {len(META)}
 held[7] = ARGV[10]
 if held[1] == ARGV[4] and held[2] == ARGV[1] and held[3] == ARGV[2] and held[4] == ARGV[3]
    and tonumber(held[5]) == held[6] then
-  local last = 12 + 2 * tonumber(ARGV[12])
+  local last = 12 + tonumber(ARGV[12])
   local count = held[6]
-  for i = 13, last, {PIECE} do
-    count = count + redis.call('HSET', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, last)))
-  end
   for i = last + 1, #ARGV, {PIECE} do
-    count = count - redis.call('HDEL', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, #ARGV)))
+    count = count + redis.call('HSET', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, #ARGV)))
+  end
+  for i = 13, last, {PIECE} do
+    count = count - redis.call('HDEL', key, unpack(ARGV, i, math.min(i + {PIECE - 1}, last)))
   end
   if ARGV[9] ~= '' then
     local oldest = tonumber(ARGV[9])
@@ -206,6 +207,7 @@ class Payload:
     keys: Sequence[bytes]  # keys with a new state
     values: Sequence[bytes]  # their stored states
     expired: Expired | None = None  # None: keys never expire
+    written: Written | None = None  # names and states of `keys` as they are sent; no values then
 
 
 def partition_name(group: str, topic: str, partition: int) -> str:
@@ -335,17 +337,20 @@ class Store:
         repeated after a lost reply.
         """
         expired = payload.expired
-        arguments: list[str | int | bytes] = [
+        arguments: list[str | int | bytes | Written] = [
             fence.number, fence.nonce, fence.bundle, plan.w0, plan.w1,
             str(plan.fingerprint or ""), "" if plan.stream_ms is None else plan.stream_ms,
             self._exactly_once,
             *(("", 0, 0) if expired is None
               else (expired.oldest_ms, expired.cursor, expired.fields)),
-            len(payload.keys),
+            len(payload.cleared),
         ]  # fmt: skip
-        for key, value in zip(payload.keys, payload.values, strict=True):
-            arguments += (STATE_PREFIX + key, value)
         arguments += (STATE_PREFIX + key for key in payload.cleared)
+        if payload.written is not None:
+            arguments.append(payload.written)
+        else:
+            for key, value in zip(payload.keys, payload.values, strict=True):
+                arguments += (STATE_PREFIX + key, value)
         reply = await whole(self._save(keys=[self.name(topic, partition)], args=arguments))
         return _held(reply), int(reply[6])
 

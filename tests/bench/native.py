@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from zlib import crc32
 
+import hiredis
 import numpy as np
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.util import calc_crc32c
@@ -97,9 +98,9 @@ def cases() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
             lambda: pack_python(list(zip(keys, payloads, strict=True)), 0, 900_000),
         ),
         "crc32c": (lambda: native.crc32c(batch), lambda: calc_crc32c(batch)),
-        "seal_states": (
-            lambda: native.seal_states(states, STATE_BYTES, 1, keys),
-            lambda: _sealed(states, keys),
+        "write_states": (
+            lambda: native.write_states(b":", states, STATE_BYTES, 1, keys),
+            lambda: _written(states, keys),
         ),
     }
 
@@ -110,12 +111,14 @@ def _event(rng: random.Random) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode()
 
 
-def _sealed(states: bytes, keys: list[bytes]) -> list[bytes]:
-    rows = [states[at : at + STATE_BYTES] for at in range(0, len(states), STATE_BYTES)]
-    return [
-        row[:1] + crc32(row[5:], crc32(key)).to_bytes(4, "little") + row[5:]
-        for row, key in zip(rows, keys, strict=True)
-    ]
+def _written(states: bytes, keys: list[bytes]) -> bytes:
+    arguments: list[bytes] = []
+    for key, at in zip(keys, range(0, len(states), STATE_BYTES), strict=True):
+        row = states[at : at + STATE_BYTES]
+        checksum = crc32(row[5:], crc32(key)).to_bytes(4, "little")
+        arguments += (b":" + key, row[:1] + checksum + row[5:])
+    packed: bytes = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]
+    return packed
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from native_twins import (
     pack_python,
     parse_native,
     parse_python,
+    read_back,
     record,
 )
 
@@ -206,7 +207,10 @@ def fuzz_sums(rng: random.Random) -> None:
         + row[sum_at + 4 :]
         for row, key in zip(rows, keys, strict=True)
     ]
-    assert native.seal_states(b"".join(rows), size, sum_at, keys) == expected
+    prefix = rng.choice((b"", b":", b"long:"))
+    written = native.write_states(prefix, b"".join(rows), size, sum_at, keys)
+    assert read_back(written, 2 * count)[1::2] == expected
+    assert read_back(written, 2 * count)[::2] == [prefix + key for key in keys]
 
 
 def fuzz_pack(rng: random.Random) -> None:

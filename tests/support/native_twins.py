@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
+import hiredis
 import numpy as np
 import orjson
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -257,3 +258,14 @@ def outcome(function: Callable[[Section], list[Row]], section: Section) -> list[
         return function(section)
     except ValueError as error:
         return str(error)[: len(f"record batch at offset {section.base_offset}: ")]
+
+
+def read_back(arguments: bytes, count: int) -> list[bytes]:
+    """Read `count` arguments of a Redis command as a server would."""
+    reader = hiredis.Reader()
+    reader.feed(b"*%d\r\n" % count + arguments)
+    read = reader.gets()
+    assert isinstance(read, list)
+    assert len(read) == count
+    assert reader.gets() is False  # and nothing more
+    return read

@@ -15,12 +15,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_twins import read_back
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Manifest, StateSpec, kept_states
 from keyfold.export.events import Anomaly, Forecast, OutputSpec
 from keyfold.export.features import FeatureSpec, Field
-from keyfold.worker.state_codec import TOUCHED_AT, StateCodec, StateCorrupt, States
+from keyfold.worker import native
+from keyfold.worker.redis.packing import Written
+from keyfold.worker.state_codec import (
+    TOUCHED_AT,
+    StateCodec,
+    StateCorrupt,
+    States,
+    WritingStateCodec,
+)
 
 KEY = b"engine 7"
 GOLDEN = (
@@ -55,6 +64,15 @@ def one() -> States:
 def test_stored_state_is_held_byte_for_byte(codec: StateCodec) -> None:
     assert codec.pack([KEY], one()) == [bytes.fromhex(GOLDEN)]
     assert codec.bytes_per_state == len(GOLDEN) // 2
+
+
+@pytest.mark.skipif(not native.available(), reason="the native module is not there: no compiler")
+def test_the_native_module_stores_the_same_bytes(manifest: Manifest, codec: StateCodec) -> None:
+    states, keys = one(), [KEY]
+    written = WritingStateCodec(manifest, prefix=b":").stored(keys, states)
+    assert isinstance(written, Written)
+    assert read_back(written.data, written.count) == [b":" + KEY, *codec.pack(keys, states)]
+    assert codec.stored(keys, states) == codec.pack(keys, states)
 
 
 def test_golden_bytes_are_what_the_layout_says() -> None:

@@ -292,8 +292,3 @@ class Voice:
             return None
         stands = at.applied == at.saved == proposal.offset
         return self.record.ready(self.group) if stands else None
-
-    def is_ready(self, after: Handovers) -> bool:
-        """Say whether an answer says that this group stands at the proposal's offset."""
-        proposal = after.proposal
-        return proposal is not None and self.group in proposal.ready

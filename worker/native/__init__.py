@@ -134,12 +134,15 @@ def crc32c(data: bytes | bytearray | memoryview) -> int:
     return _codec.crc32c(data)
 
 
-def seal_states(rows: bytes, size: int, sum_at: int, keys: Sequence[bytes]) -> list[bytes]:
-    """Cut rows of `size` bytes apart, one per key, each with its checksum at `sum_at`.
+def write_states(
+    prefix: bytes, rows: bytes, size: int, sum_at: int, keys: Sequence[bytes]
+) -> bytes:
+    """Write two arguments of a Redis command for each key: its name and its row of `size` bytes.
 
-    That is the CRC-32 of the key followed by all that stands behind the checksum.
+    The name is prefix and key. A row has its checksum at `sum_at`: the CRC-32 of the key followed
+    by all that stands behind the checksum.
     """
-    return _codec.seal_states(rows, size, sum_at, keys)
+    return _codec.write_states(prefix, rows, size, sum_at, keys)
 
 
 def _writes_like_orjson() -> bool:

@@ -14,6 +14,6 @@ PyObject* pack_records_of(PyObject* const* arguments, Py_ssize_t count);
 PyObject* write_predictions_of(PyObject* const* arguments, Py_ssize_t count);
 PyObject* find_of(PyObject* const* arguments, Py_ssize_t count);
 PyObject* crc32c_of(PyObject* const* arguments, Py_ssize_t count);
-PyObject* seal_states_of(PyObject* const* arguments, Py_ssize_t count);
+PyObject* write_states_of(PyObject* const* arguments, Py_ssize_t count);
 
 }  // namespace keyfold

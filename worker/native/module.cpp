@@ -37,7 +37,7 @@ PyMethodDef methods[] = {
     method<write_predictions_of>("write_predictions", kDoc),
     method<find_of>("find", kDoc),
     method<crc32c_of>("crc32c", kDoc),
-    method<seal_states_of>("seal_states", kDoc),
+    method<write_states_of>("write_states", kDoc),
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -1,6 +1,7 @@
-// What finds keys and seals bytes, for Python: find, crc32c and seal_states.
+// What finds keys, sums up bytes and writes states, for Python: find, crc32c and write_states.
 //
 // Owns how arguments become buffers and results become objects; the sums stand in checksums.
+#include <charconv>
 #include <cstring>
 #include <string_view>
 #include <vector>
@@ -75,48 +76,93 @@ PyObject* crc32c_of(PyObject* const* a, Py_ssize_t given) {
     return PyLong_FromUnsignedLong(sum);
 }
 
+// -- states --------------------------------------------------------------------------------------
+
 namespace {
 
-constexpr char kSeal[] = "seal_states";
+constexpr char kStates[] = "write_states";
+constexpr size_t kMostDigits = 20;
+
+// The head of a bulk string in Redis's protocol.
+char* write_head(char* out, size_t size) {
+    *out++ = '$';
+    out = std::to_chars(out, out + kMostDigits, size).ptr;
+    *out++ = '\r';
+    *out++ = '\n';
+    return out;
+}
+
+char* write_text(char* out, const char* from, size_t size) {
+    std::memcpy(out, from, size);
+    out += size;
+    *out++ = '\r';
+    *out++ = '\n';
+    return out;
+}
+
+// Bytes that one bulk string takes beside its text, at most.
+constexpr size_t kAround = 1 + kMostDigits + 2 + 2;
+
+// The row's text with the checksum of key and of what stands behind it in its place.
+char* write_state(char* out, const char* row, size_t size, size_t sum_at, std::string_view key) {
+    const size_t body_at = sum_at + 4;
+    uint32_t sum = crc32(0, reinterpret_cast<const uint8_t*>(key.data()), key.size());
+    sum = crc32(sum, reinterpret_cast<const uint8_t*>(row) + body_at, size - body_at);
+    out = write_head(out, size);
+    char* const state = out;
+    out = write_text(out, row, size);
+    for (int byte = 0; byte < 4; ++byte)
+        state[sum_at + static_cast<size_t>(byte)] = static_cast<char>(sum >> (8 * byte));
+    return out;
+}
 
 }  // namespace
 
-PyObject* seal_states_of(PyObject* const* a, Py_ssize_t given) {
-    Held rows;
+PyObject* write_states_of(PyObject* const* a, Py_ssize_t given) {
+    Held rows, prefix;
     int64_t size, sum_at;
-    if (!counted(kSeal, given, 4) || !rows.take_bytes(a[0], {kSeal, "rows"}) ||
-        !read_int64(a[1], {kSeal, "size"}, size) || !read_int64(a[2], {kSeal, "sum_at"}, sum_at) ||
-        !check_list(a[3], {kSeal, "keys"}))
+    if (!counted(kStates, given, 5) || !prefix.take_bytes(a[0], {kStates, "prefix"}) ||
+        !rows.take_bytes(a[1], {kStates, "rows"}) ||
+        !read_int64(a[2], {kStates, "size"}, size) ||
+        !read_int64(a[3], {kStates, "sum_at"}, sum_at) || !check_list(a[4], {kStates, "keys"}))
         return nullptr;
-    PyObject* keys = a[3];
-    const Py_ssize_t count = size < 1 ? 0 : rows.view().len / size;
-    Ref sealed(PyList_New(count));
-    if (!sealed) return nullptr;
-    // From here on nothing is made that the garbage collector knows: the keys stay as they are.
-    if (size < 1 || sum_at < 0 || sum_at > size - 4 || rows.view().len % size ||
-        PySequence_Fast_GET_SIZE(keys) != count) {
-        refuse(PyExc_ValueError, {kSeal, "rows, size, sum_at"}, "a row of `size` bytes for each key");
+    PyObject* keys = a[4];
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(keys);
+    if (size < 4 || sum_at < 0 || sum_at > size - 4 || rows.view().len % size ||
+        rows.view().len / size != count) {
+        refuse(PyExc_ValueError, {kStates, "rows, size, sum_at"},
+               "a row of `size` bytes for each key");
         return nullptr;
     }
-    const size_t body_at = static_cast<size_t>(sum_at) + 4;
+    const auto row_size = static_cast<size_t>(size);
+    const size_t prefix_size = static_cast<size_t>(prefix.view().len);
+    size_t most = 0;
     for (Py_ssize_t row = 0; row < count; ++row) {
         PyObject* key = PySequence_Fast_GET_ITEM(keys, row);
         if (!PyBytes_Check(key)) {
-            refuse(PyExc_TypeError, {kSeal, "keys"}, "bytes only");
+            refuse(PyExc_TypeError, {kStates, "keys"}, "bytes only");
             return nullptr;
         }
-        const uint8_t* from = rows.bytes() + row * size;
-        uint32_t sum = crc32(0, reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(key)),
-                             static_cast<size_t>(PyBytes_GET_SIZE(key)));
-        sum = crc32(sum, from + body_at, static_cast<size_t>(size) - body_at);
-        PyObject* value =
-            PyBytes_FromStringAndSize(reinterpret_cast<const char*>(from), size);
-        if (!value) return nullptr;
-        char* to = PyBytes_AS_STRING(value) + sum_at;
-        for (int byte = 0; byte < 4; ++byte) to[byte] = static_cast<char>(sum >> (8 * byte));
-        PyList_SET_ITEM(sealed.get(), row, value);
+        most += static_cast<size_t>(PyBytes_GET_SIZE(key)) + prefix_size + row_size + 2 * kAround;
     }
-    return sealed.release();
+    // Bytes are no concern of the garbage collector: the keys stay as they are.
+    Ref written(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(most)));
+    if (!written) return nullptr;
+    char* const begin = PyBytes_AS_STRING(written.get());
+    char* out = begin;
+    for (Py_ssize_t row = 0; row < count; ++row) {
+        PyObject* object = PySequence_Fast_GET_ITEM(keys, row);
+        const std::string_view key(PyBytes_AS_STRING(object),
+                                   static_cast<size_t>(PyBytes_GET_SIZE(object)));
+        out = write_head(out, prefix_size + key.size());
+        std::memcpy(out, prefix.bytes(), prefix_size);
+        out = write_text(out + prefix_size, key.data(), key.size());
+        const auto* from = reinterpret_cast<const char*>(rows.bytes()) + row * size;
+        out = write_state(out, from, row_size, static_cast<size_t>(sum_at), key);
+    }
+    PyObject* whole = written.release();
+    if (_PyBytes_Resize(&whole, out - begin)) return nullptr;
+    return whole;
 }
 
 }  // namespace keyfold

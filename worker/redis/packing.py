@@ -7,10 +7,21 @@ two arguments for each state. Called by client.py.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import hiredis
 from redis.asyncio import ConnectionPool
+
+LINE_END = b"\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Arguments of a command in the form in which they are sent; they come last of all."""
+
+    count: int  # of arguments
+    data: bytes  # bulk strings
 
 
 class _PackedInC:
@@ -20,7 +31,12 @@ class _PackedInC:
         """Write one command; its name may be two words."""
         name, *rest = arguments
         words = name.split() if isinstance(name, bytes) else name.encode().split()
-        return [hiredis.pack_command((*words, *rest))]
+        if not rest or not isinstance(rest[-1], Written):
+            return [hiredis.pack_command((*words, *rest))]
+        written = rest.pop()
+        packed = hiredis.pack_command((*words, *rest))
+        count = len(words) + len(rest) + written.count
+        return [b"*%d" % count + packed[packed.index(LINE_END) :], written.data]
 
 
 def pack_in_c(pool: ConnectionPool) -> None:

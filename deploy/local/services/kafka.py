@@ -127,6 +127,7 @@ def server_properties(node: Node, nodes: list[Node], data: Path) -> dict[str, st
         "listener.security.protocol.map": protocols,
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",
+        "log.retention.ms": "-1",  # records may have any date, and must not go meanwhile
         "offsets.topic.replication.factor": copies,
         "offsets.topic.num.partitions": "4",
         "transaction.state.log.replication.factor": copies,

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-from keyfold.worker.redis.packing import pack_in_c
+from keyfold.worker.redis.packing import Written, pack_in_c
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,14 @@ def test_a_command_is_byte_for_byte_redis_py_s(command: tuple[Any, ...]) -> None
     theirs = b"".join(pool.connection_class().pack_command(*command))
     pack_in_c(pool)
     assert b"".join(pool.connection_class().pack_command(*command)) == theirs
+
+
+def test_arguments_written_already_come_last() -> None:
+    pool = ConnectionPool.from_url("redis://h:1/0")
+    pack_in_c(pool)
+    connection: Any = pool.connection_class()
+    plain = connection.pack_command("EVALSHA", "sha", 1, "k", b"f", b"v")
+    written = Written(2, b"$1\r\nf\r\n$1\r\nv\r\n")
+    assert b"".join(connection.pack_command("EVALSHA", "sha", 1, "k", written)) == b"".join(plain)
+    nothing = connection.pack_command("EVALSHA", "sha", 1, "k", Written(0, b""))
+    assert b"".join(nothing) == b"".join(connection.pack_command("EVALSHA", "sha", 1, "k"))
