@@ -28,6 +28,7 @@ from keyfold.worker.consumer_thread import ASK_S, faust_log
 from keyfold.worker.emission import Emission, joined
 from keyfold.worker.emit import Destination, Emitter
 from keyfold.worker.errors import Crash, SetUpError
+from keyfold.worker.fetched import MAX_ITEMS
 from keyfold.worker.intake import MAX_FETCH_RECORDS, Transport
 from keyfold.worker.kafka.rights import named_refusal
 from keyfold.worker.liveness import health
@@ -70,10 +71,11 @@ class App(faust.App):
         self.config, self._settings_file = config, settings_file
         self.input_topic = config.kafka.input
         self.failure: BaseException | None = None  # what a crash was about
-        super().__init__(config.kafka.group, **_faust_options(config), **options)
+        self.native = _is_native(config.worker.native)
+        most = MAX_ITEMS if self.native else MAX_FETCH_RECORDS
+        super().__init__(config.kafka.group, **_faust_options(config, most), **options)
         self.model = Model.load(config.worker.bundle)
         manifest = self.model.bundle.manifest
-        self.native = _is_native(config.worker.native)
         self.metrics = Metrics()
         rule = Emission.of(config.emit, manifest.outputs)
         more = () if rule is None else rule.states
@@ -288,7 +290,7 @@ def _credentials(config: Config) -> Any:
     return None if context is None else SSLCredentials(context)
 
 
-def _faust_options(config: Config) -> dict[str, Any]:
+def _faust_options(config: Config, most: int) -> dict[str, Any]:
     kafka, worker = config.kafka, config.worker
     return {
         "broker": ";".join(f"kafka://{address}" for address in config.connection.addresses),
@@ -307,7 +309,7 @@ def _faust_options(config: Config) -> dict[str, Any]:
         "broker_heartbeat_interval": kafka.session_timeout_s / 4,
         "broker_request_timeout": kafka.request_timeout_s,
         "broker_max_poll_interval": 300.0,
-        "broker_max_poll_records": MAX_FETCH_RECORDS,
+        "broker_max_poll_records": most,  # of objects: a fetch left as bytes is one, or a few
         "broker_check_crcs": True,
         "consumer_max_fetch_size": 1 << 20,
         "producer_compression_type": None if kafka.compression == "none" else kafka.compression,

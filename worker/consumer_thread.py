@@ -52,9 +52,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._auto_offset_reset = "none"
         consumer._fetch_max_wait_ms = int(FETCH_WAIT_S * 1000)
         end_at_once(consumer._client)
-        if self.app.native:
-            leave_as_bytes(self.app.input_topic)
         return consumer
+
+    async def on_start(self) -> None:
+        """Start the consumer; nothing is fetched before it was given partitions."""
+        await super().on_start()
+        if self.app.native:
+            leave_as_bytes(self._consumer._fetcher, self.app.input_topic)
 
     async def on_thread_stop(self) -> None:
         """Leave the group, without waiting for one that is stuck or for a Kafka that is away.

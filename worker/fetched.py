@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from struct import Struct
+from types import FunctionType, MethodType
 from typing import Any
 
-import aiokafka.consumer.fetcher as fetcher
 import numpy as np
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
@@ -27,6 +28,8 @@ from keyfold.worker import native
 from keyfold.worker.protocol import Record
 from keyfold.worker.records import Records
 
+ITEM_BYTES = 1 << 20  # in memory, of one item: what was compressed may be many times its fetch
+MAX_ITEMS = 32  # of one poll
 ROW_BYTES = 64  # of one record in memory, beside its key and value and the numbers here
 
 # base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and largest
@@ -129,7 +132,7 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
 
 
 class FetchedRecords:
-    """Stands in for aiokafka's PartitionRecords: gives all of a fetch as one item."""
+    """Stands in for aiokafka's PartitionRecords: gives a fetch in few items, each many records."""
 
     def __init__(
         self, where: str, data: bytes, aborted: Sequence[tuple[int, int]] | None, fetch_offset: int
@@ -139,11 +142,24 @@ class FetchedRecords:
         self._aborting: set[int] = set()  # producers whose transaction at this place was aborted
         # Read by aiokafka: where the next fetch begins. It moves without records, too.
         self.next_fetch_offset = fetch_offset
+        self._rest = self._runs()
 
     def __iter__(self) -> Iterator[Records]:
-        runs = _merged([run for run in self._runs() if len(run.offsets)])
-        if runs:
-            yield Records(runs)
+        return self
+
+    def __next__(self) -> Records:
+        """Return the next records, up to the batch that makes them ITEM_BYTES or more."""
+        runs: list[Raw] = []
+        taken = 0
+        for run in self._rest:
+            if len(run.offsets):
+                runs.append(run)
+                taken += int(run.sizes.sum())
+            if taken >= ITEM_BYTES:
+                break
+        if not runs:
+            raise StopIteration
+        return Records(_merged(runs))
 
     def _runs(self) -> Iterator[Raw]:
         data, at = self._data, 0
@@ -156,10 +172,13 @@ class FetchedRecords:
                 raise CorruptRecordException(f"{self._where}: batch length {header[1]}")
             if native.crc32c(data[at + _CRC_FROM : end]) != header[4]:
                 raise CorruptRecordException(f"Invalid CRC - {self._where}")
+            run = None
             if self._is_for_readers(header, at, end):
-                yield self._read(header, at, end, self.next_fetch_offset)
-            self.next_fetch_offset = header[0] + header[6] + 1
+                run = self._read(header, at, end, self.next_fetch_offset)
+            self.next_fetch_offset = header[0] + header[6] + 1  # before it is given away
             at = end
+            if run is not None:
+                yield run
 
     def _is_for_readers(self, header: tuple[int, ...], at: int, end: int) -> bool:
         """Whether a reader of committed records sees this batch."""
@@ -220,21 +239,23 @@ def _merged(runs: Sequence[Raw]) -> list[Raw]:
     return merged
 
 
-_left: set[str] = set()  # topics whose records stay bytes
+def leave_as_bytes(of: Any, topic: str) -> None:
+    """Have an aiokafka fetcher leave the records of one topic as bytes.
 
-
-def leave_as_bytes(topic: str) -> None:
-    """Have aiokafka's fetcher in this program leave the records of one topic as bytes."""
-    _left.add(topic)
-    if fetcher.MemoryRecords is RecordSet:
-        return
-    plain = fetcher.PartitionRecords
+    The method that takes a broker's answer is bound once more to this one fetcher, with other names
+    for the two classes that it reads records with: every other consumer stays as it is.
+    """
 
     def partition_records(
         tp: Any, records: RecordSet, aborted: Any, fetch_offset: int, *rest: Any
     ) -> Any:
-        if tp.topic not in _left or not records.all_of_version_2():
-            return plain(tp, records, aborted, fetch_offset, *rest)
+        if tp.topic != topic or not records.all_of_version_2():
+            return PartitionRecords(tp, records, aborted, fetch_offset, *rest)
         return FetchedRecords(f"{tp.topic}:{tp.partition}", records.data, aborted, fetch_offset)
 
-    fetcher.MemoryRecords, fetcher.PartitionRecords = RecordSet, partition_records
+    taking = type(of)._proc_fetch_request
+    names = {"MemoryRecords": RecordSet, "PartitionRecords": partition_records}
+    if not names.keys() <= set(taking.__code__.co_names):
+        raise RuntimeError(f"expected an aiokafka that reads records with {', '.join(names)}")
+    ours = FunctionType(taking.__code__, {**taking.__globals__, **names}, taking.__name__)
+    of._proc_fetch_request = MethodType(ours, of)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka.consumer.fetcher as fetcher
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from record_sets import APPEND_TIME, TRANSACTIONAL, Batch, marker, written
 
 from keyfold.worker import native
-from keyfold.worker.fetched import FetchedRecords, Raw, RecordSet, leave_as_bytes
+from keyfold.worker.fetched import ITEM_BYTES, FetchedRecords, Raw, RecordSet, leave_as_bytes
 from keyfold.worker.records import Records
 
 pytestmark = pytest.mark.skipif(
@@ -178,23 +180,83 @@ def test_a_run_answers_column_by_column() -> None:
     assert table[3] == 2
 
 
-def test_only_the_topics_that_were_named_are_left_as_bytes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("MemoryRecords", "PartitionRecords"):
-        monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
-    leave_as_bytes("in")
-    leave_as_bytes("in")
-    data = written([Batch([A, B])])
+def test_one_fetcher_leaves_one_topic_as_bytes_and_nobody_else_does() -> None:
+    mine, other = (_fetched_by(as_bytes) for as_bytes in (True, False))
+    assert [type(r) for r in mine("in")] == [Records]
+    assert rows(mine("in")[0]) == rows(other("in"))
+    for fetch in (mine, other):
+        assert [r.key for r in fetch("of-an-agent")] == [b"a", b"b"]
 
-    def read(topic: str, data: bytes) -> list[Any]:
-        records = fetcher.MemoryRecords(data)
+
+def _fetched_by(as_bytes: bool) -> Callable[[str], list[Any]]:
+    """Return what an aiokafka fetcher makes of a broker's answer with two records."""
+
+    def fetch(topic: str) -> list[Any]:
         where = TopicPartition(topic, 0)
-        return list(fetcher.PartitionRecords(where, records, None, 0, None, None, True, 1))
+        of: Any = object.__new__(fetcher.Fetcher)
+        of._client, of._client_rack, of._records = _Answers(topic), None, {}
+        of._key_deserializer = of._value_deserializer = None
+        of._check_crcs, of._isolation_level, of._prefetch_backoff = True, 1, 0.0
+        if as_bytes:
+            leave_as_bytes(of, "in")
+        _Assigned.position = 0
+        request = SimpleNamespace(topics=[(topic, [(0, 0, 1 << 20)])])
+        assert asyncio.run(of._proc_fetch_request(_Assigned(), 0, request))
+        found: list[Any] = of._records[where].getall()
+        return found
 
-    (whole,) = read("in", data)
-    assert isinstance(whole, Records)
-    assert rows(read("of-an-agent", data)) == rows(whole)
+    return fetch
+
+
+class _Answers:
+    """As much of a client as a fetch takes."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    async def send(self, node: int, request: object) -> Any:
+        part = (0, 0, 2, 2, 0, None, -1, written([Batch([A, B])]))
+        return SimpleNamespace(API_VERSION=11, topics=[(self._topic, [part])])
+
+
+def test_an_aiokafka_that_reads_otherwise_is_refused() -> None:
+    class Newer:
+        async def _proc_fetch_request(self) -> None: ...
+
+    said = "expected an aiokafka that reads records with MemoryRecords, PartitionRecords"
+    with pytest.raises(RuntimeError, match=said):
+        leave_as_bytes(Newer(), "in")
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_large_fetch_comes_in_items_of_bounded_size(codec: int) -> None:
+    batches = [Batch([(b"k", b"v" * 1000)] * 500, codec) for _ in range(9)]  # 0.5 MB each
+    data = written(batches)
+    found = FetchedRecords("in:3", data, None, 0)
+    items, ends = [], []
+    for item in found:
+        items.append(len(item))
+        ends.append(found.next_fetch_offset)
+    assert items == [1000, 1000, 1000, 1000, 500] if codec == 4 else sum(items) == 4500
+    assert all(count * 1064 <= ITEM_BYTES + 500 * 1064 for count in items)
+    assert ends == list(np.cumsum(items))  # the position is never beyond what was given away
+
+
+def test_a_poll_that_stops_between_items_goes_on_behind_them() -> None:
+    data = written([Batch([(b"k", b"v" * 1000)] * 1200, 4) for _ in range(3)])
+    _Assigned.position = 0
+    result = fetcher.FetchResult(
+        TP, assignment=_Assigned(), partition_records=FetchedRecords("", data, None, 0), backoff=0
+    )
+    offsets: list[int] = []
+    for _ in range(3):
+        (item,) = result.getall(1)
+        offsets += item.offsets.tolist()
+        assert _Assigned.position == len(offsets)
+        assert result.has_more()
+    assert offsets == list(range(3600))
+    assert result.getall(1) == []
+    assert not result.has_more()
 
 
 def test_messages_of_the_old_format_stay_aiokafka_s() -> None:
@@ -212,15 +274,18 @@ def test_what_aiokafka_asks_of_its_reader_is_there() -> None:
     assert RecordSet(data).has_next()
     assert RecordSet(data[:20]).size_in_bytes() == 20
     assert not RecordSet(data[:20]).has_next()
+    _Assigned.position = 0
     result = fetcher.FetchResult(
         TP, assignment=_Assigned(), partition_records=FetchedRecords("", data, None, 0), backoff=0
     )
+    assert next(iter(FetchedRecords("", data, None, 0)))[0].key == b"a"
     ((record,),) = result.getall(500)
     assert (record.key, result.has_more(), _Assigned.position) == (b"a", False, 1)
 
 
 class _Assigned:
-    active, paused, position = True, False, 0
+    active, paused, position, has_valid_position = True, False, 0, True
+    highwater = lso = timestamp = 0
 
     def state_value(self, tp: TopicPartition) -> type[_Assigned]:
         return _Assigned
