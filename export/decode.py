@@ -2,11 +2,13 @@
 
 Owns how a record's bytes become the model's columns, the observed values and the event time, and
 the reason when they cannot. It knows the event spec and the feature spec, never Kafka, models or
-state. Plain required numbers take a short path here, everything else goes through members.py.
+state. Plain required numbers take a short path here, everything else goes through members.py; how
+bytes are read is the format's (formats.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,9 +21,11 @@ from keyfold.export.columns import Columns, Rejects, as_number
 from keyfold.export.errors import Reject
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, encode
-from keyfold.export.hook import json_of
+from keyfold.export.format_packed import Packed, check_packed
+from keyfold.export.formats import JSON, Format, Json, Rows, format_for
+from keyfold.export.formats import decode_one as decode_one
 from keyfold.export.members import NUMBER, SCALAR, Members
-from keyfold.export.nesting import MAX_NESTING, is_nested_too_deeply
+from keyfold.export.nesting import MAX_NESTING
 from keyfold.export.times import from_numbers, text_reader
 
 
@@ -69,9 +73,15 @@ def _path(events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) ->
     timed = events.time_field is None or events.time_unit in NUMERIC_UNITS
     members = (*names, *([events.time_field] if events.time_field is not None else []))
     plain = features.is_plain and timed and not events.decoder and names.issuperset(targets)
+    form = format_for(events, features)
+    if isinstance(form, Packed):
+        check_packed(features, targets)
+        return _PackedNumbers(events, features, targets, form)
     if plain and not any("." in name for name in members):
-        return _Numbers(events, features, targets)
-    return _AnyForm(events, features, targets)
+        if form is JSON:
+            return _Numbers(events, features, targets)
+        return _OtherNumbers(events, features, targets, form)
+    return _AnyForm(events, features, targets, form)
 
 
 class _Numbers:
@@ -150,14 +160,64 @@ class _Numbers:
         return rows, rejects
 
 
+class _OtherNumbers(_Numbers):
+    """The same members in another format."""
+
+    def __init__(
+        self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Format
+    ) -> None:
+        super().__init__(events, features, targets)
+        blank = self._row(*(0.0,) * len(self._row.__struct_fields__))
+        self._read = Rows(form, self._row, blank).read
+
+    def decode(
+        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
+    ) -> Decoded:
+        """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
+        return super().decode(list(values), timestamps_ms)
+
+    def _rows(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[list[tuple[float, ...]], dict[int, str]]:
+        rejects = Rejects()
+        return list(map(msgspec.structs.astuple, self._read(values, rejects))), rejects
+
+
+class _PackedNumbers:
+    """Packed numbers: all values are read at once."""
+
+    def __init__(
+        self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Packed
+    ) -> None:
+        names = [field.name for field in features.fields]
+        self._form, self._unit = form, events.time_unit
+        self._targets = [names.index(name) for name in targets]
+        self._further = len(features.columns) - len(names)  # columns that front.py fills
+
+    def decode(
+        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
+    ) -> Decoded:
+        """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
+        rejects = Rejects()
+        x, times = self._form.table(list(values), rejects)
+        observed = x[:, self._targets] if self._targets else None
+        if self._further:
+            x = np.pad(x, ((0, 0), (0, self._further)))
+        if times is None:
+            return Decoded(x, np.asarray(timestamps_ms, np.int64), dict(rejects), observed)
+        times_ms, late = from_numbers(times, self._unit)
+        return Decoded(x, times_ms, {**late, **rejects}, observed)
+
+
 class _AnyForm:
     """Everything else: see members.py and columns.py."""
 
-    def __init__(self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) -> None:
+    def __init__(
+        self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Format
+    ) -> None:
         self._columns = Columns(features, targets)
         self._long = features.long
         self._events = events
-        self._json = json_of(events.decoder) if events.decoder else None
         paths: dict[str, Any] = {}
         if features.long is not None:
             paths = {features.long.name: SCALAR, features.long.value: SCALAR}
@@ -172,14 +232,19 @@ class _AnyForm:
             paths[events.time_field] = SCALAR
         self._places = {path: number for number, path in enumerate(paths)}
         self._members = Members(paths)
-        self._decode = msgspec.json.Decoder(self._members.row).decode
+        self._read = Rows(form, self._members.row, self._members.row()).read
+        finite = isinstance(form, Json)  # JSON has no NaN, which would stand for a missing value
+        self._numbers = {} if finite else {p: n for p, n in self._places.items()
+                                           if p != events.time_field}  # fmt: skip
 
     def decode(
         self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
     ) -> Decoded:
         """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
         values, rejects = list(values), Rejects()
-        members = self._members.columns(self._rows(values, rejects))
+        members = self._members.columns(self._read(values, rejects))
+        for path, place in self._numbers.items():
+            _note_not_finite(path, members[place], rejects)
         if self._long is not None:
             sensors, readings = (
                 members[self._places[m]] for m in (self._long.name, self._long.value)
@@ -193,25 +258,6 @@ class _AnyForm:
         else:
             times_ms = self._times(members[self._places[self._events.time_field]], rejects)
         return Decoded(x, times_ms, dict(rejects), observed)
-
-    def _rows(self, values: Sequence[bytes | None], rejects: Rejects) -> list[Any]:
-        decode, blank = self._decode, self._members.row()
-        try:
-            # As in _Numbers: the usual case, without a try per record.
-            if self._json is None and max(map(len, values), default=0) <= 2 * MAX_NESTING:  # type: ignore[arg-type]
-                return [decode(value) for value in values]  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
-            pass
-        rows = []
-        for number, value in enumerate(values):
-            try:
-                if value is not None and self._json is not None:
-                    value = self._json(value)
-                rows.append(decode_one(decode, value))
-            except Reject as reject:
-                rows.append(blank)
-                rejects.note(number, str(reject))
-        return rows
 
     def _times(self, column: Sequence[Any], rejects: Rejects) -> NDArray[np.int64]:
         name, read = self._events.time_field, self._read_time or as_number
@@ -235,15 +281,12 @@ class _AnyForm:
         return times_ms
 
 
-def decode_one(decode: Any, value: bytes | None) -> Any:
-    """Decode one record with `decode`. Raises Reject, which never quotes the record."""
-    if value is None:
-        raise Reject("the record's value is null")
-    if is_nested_too_deeply(value):
-        raise Reject(f"the record's value is nested more than {MAX_NESTING} deep")
+def _note_not_finite(path: str, column: Sequence[Any], rejects: Rejects) -> None:
     try:
-        return decode(value)
-    except msgspec.ValidationError as error:
-        raise Reject(f"the event does not match the feature spec: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Reject(f"the record's value is not valid JSON: {error}") from error
+        if math.isfinite(sum(column)):  # the usual case
+            return
+    except (TypeError, OverflowError):  # there are texts or missing values, or huge integers
+        pass
+    for row, value in enumerate(column):
+        if isinstance(value, float) and not math.isfinite(value):
+            rejects.note(row, f"field {path!r} is not finite")

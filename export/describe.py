@@ -17,6 +17,12 @@ from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
 WIDTH = 80
 LABEL = 12  # columns of the left side
 SHOWN_VALUES = 8  # of a category
+FORMATS = {
+    "json": "JSON object",
+    "msgpack": "MessagePack map",
+    "packed": "packed numbers",
+    "avro": "Avro record of the manifest's schema",
+}
 
 
 def describe(bundle: Bundle) -> str:
@@ -48,7 +54,12 @@ def _events(manifest: Manifest) -> Iterator[str]:
     key = f"; in a log file: field {events.key_field!r}" if events.key_field else ""
     yield from _line("key", f"the Kafka record key{key}")
     yield from _line("event time", _time(events))
-    yield from _fields(manifest.features, "an event" if events.decoder else "JSON object")
+    yield from _fields(manifest.features, "an event" if events.decoder else FORMATS[events.format])
+    if events.format == "packed":
+        time = f"the time as int64 (in {events.time_unit}), then " if events.time_field else ""
+        yield from _line("", f"little-endian, nothing else: {time}float32 in this order")
+    if events.avro_id is not None:
+        yield from _line("", f"behind five bytes: zero, then the schema's number {events.avro_id}")
     if events.decoder:
         yield from _line("decoder", f"{events.decoder} makes the event of the record's bytes")
     null = {"reject": "is a reject", "reset": "resets the key (tombstone)"}[events.tombstone]

@@ -7,9 +7,9 @@ training (which makes one), bundle (manifest) and decode; imported through event
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from keyfold.export.errors import SpecError
@@ -18,6 +18,7 @@ Tombstone = Literal["reject", "reset"]
 # A number in "ms", "s", "us" or "ns" since 1970-01-01 UTC, or text: "iso" or a strptime pattern.
 TimeUnit = str
 NUMERIC_UNITS = ("ms", "s", "us", "ns")
+Format = Literal["json", "msgpack", "packed", "avro"]  # of a record's value; see formats.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,11 @@ class EventSpec:
     tombstone: Tombstone = "reject"  # what a record with a null value does to its key's state
     reset_after_ms: int | None = None  # a key silent for longer starts cold again; None: never
     time_zone: str = "UTC"  # of times as text that name none themselves
-    decoder: str = ""  # "package.module:function": value bytes -> mapping; "": JSON
+    decoder: str = ""  # "package.module:function": value bytes -> mapping; "": by format
+    format: Format = "json"  # of a record's value in Kafka; rows of files are JSON in any case
+    avro_schema: str = ""  # format "avro": the schema's JSON text
+    # Its number in the registry: records begin with a zero and these four bytes; None: with none.
+    avro_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.time_unit not in (*NUMERIC_UNITS, "iso"):
@@ -52,6 +57,31 @@ class EventSpec:
         if self.decoder and not (module and colon and function):
             raise SpecError(
                 f"events.decoder: expected 'package.module:function', got {self.decoder!r}"
+            )
+        self._check_format()
+
+    def _check_format(self) -> None:
+        if self.format not in get_args(Format):
+            raise SpecError(
+                f"events.format: expected one of {', '.join(get_args(Format))}, got {self.format!r}"
+            )
+        if self.decoder and self.format != "json":
+            raise SpecError(f"events.format: expected 'json' with a decoder, got {self.format!r}")
+        if self.format == "packed" and self.time_field and self.time_unit not in NUMERIC_UNITS:
+            raise SpecError(
+                "events.time_unit: expected 'ms', 's', 'us' or 'ns' with packed records, "
+                f"got {self.time_unit!r}"
+            )
+        if self.format == "avro" and not self.avro_schema:
+            raise SpecError("events.avro_schema: expected the schema with format 'avro', got none")
+        for name, given in (("avro_schema", self.avro_schema), ("avro_id", self.avro_id)):
+            if self.format != "avro" and given not in ("", None):
+                raise SpecError(
+                    f"events.{name}: expected none with format {self.format!r}, only with 'avro'"
+                )
+        if self.avro_id is not None and not 0 <= self.avro_id < 2**32:
+            raise SpecError(
+                f"events.avro_id: expected 0 to {2**32 - 1}, or none, got {self.avro_id}"
             )
 
     def _check_pattern(self) -> None:
@@ -78,7 +108,13 @@ class EventSpec:
     @property
     def is_first_version(self) -> bool:
         """Whether a reader of manifest version 1.0 understands it."""
-        return self.time_unit in ("ms", "s") and self.time_zone == "UTC" and not self.decoder
+        timed = self.time_unit in ("ms", "s") and self.time_zone == "UTC"
+        return timed and not self.decoder and self.format == "json"
+
+    @property
+    def of_files(self) -> EventSpec:
+        """How rows of files become events: they are JSON, whatever a topic holds."""
+        return replace(self, format="json", avro_schema="", avro_id=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's form; what is not set does not stand in it."""
@@ -89,8 +125,12 @@ class EventSpec:
             extra["time_zone"] = self.time_zone
         if self.decoder:
             extra["decoder"] = self.decoder
+        if self.avro_schema:
+            extra["avro_schema"] = self.avro_schema
+        if self.avro_id is not None:
+            extra["avro_id"] = self.avro_id
         return {
-            "codec": "json",
+            "codec": self.format,
             "key_field": self.key_field,
             "time_field": self.time_field,
             "time_unit": self.time_unit,
@@ -101,8 +141,11 @@ class EventSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EventSpec:
         """Read the manifest's form. Raises SpecError on a codec this version does not know."""
-        if data["codec"] != "json":
-            raise SpecError(f"events.codec: expected 'json', got {data['codec']!r}")
+        if data["codec"] not in get_args(Format):
+            raise SpecError(
+                f"events.codec: expected one of {', '.join(get_args(Format))}, "
+                f"got {data['codec']!r}"
+            )
         return cls(
             key_field=data["key_field"],
             time_field=data["time_field"],
@@ -111,4 +154,7 @@ class EventSpec:
             reset_after_ms=data.get("reset_after_ms"),
             time_zone=data.get("time_zone", "UTC"),
             decoder=data.get("decoder", ""),
+            format=data["codec"],
+            avro_schema=data.get("avro_schema", ""),
+            avro_id=data.get("avro_id"),
         )

@@ -151,6 +151,11 @@ class Config:
                 f"{others[0] if others else 'kafka.topic'}: in such events a word is what it is, "
                 "and a producer has to send null"
             )
+        if data.format == "packed" and data.label and self.kafka.topic and not self.labels.files:
+            raise SettingsError(
+                f"data.label: expected labels.files or data.files with packed records, which hold "
+                f"no {data.label!r}"
+            )
         if data.label and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
         if self.labels.files and not data.label:

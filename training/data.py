@@ -109,7 +109,7 @@ class EventLog:
 def read_chunks(config: Config) -> Iterator[Chunk]:
     """Read the records that the settings name. Raises Crash with the reason."""
     if config.kafka.topic:
-        return read_topic(config.kafka, config.connection)
+        return read_topic(config.kafka, config.connection, config.data)
     return read_files(config.data.files, config.data)
 
 
@@ -170,8 +170,8 @@ def build(
     spec = features or spec_of(data)
     events = data.events()
     targets = targets_of(data, forecast or Forecast())
-    # The hook, if any, has been called by `prepared`.
-    decoder = Decoder(replace(events, decoder=""), spec, targets)
+    # The hook, if any, has been called by `prepared`; a topic's values are JSON by now.
+    decoder = Decoder(replace(events.of_files, decoder=""), spec, targets)
     labels = Labels(data, keyed)
     columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
     unknown: set[str] = set()

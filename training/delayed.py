@@ -57,6 +57,9 @@ def _as_read(data: Data, settings: Settings) -> Data:
         time_field=settings.time_field or data.time_field,
         static="",
         decoder="",
+        format="json",
+        avro_schema="",
+        avro_id=None,
         categories=(),
     )
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keyfold.export.errors import SpecError
-from keyfold.export.event_spec import EventSpec
+from keyfold.export.event_spec import EventSpec, Format
 from keyfold.export.features import Missing
+from keyfold.export.format_packed import Packed
+from keyfold.export.formats import format_of
 from keyfold.export.outputs import Forecast as ForecastSpec
 
 MAX_RESET_AFTER_S = 8.64e12  # as far as event times go
@@ -44,7 +46,10 @@ class Data:
     csv_separator: str = ","  # of CSV files
     csv_decimal: str = "."  # decimal sign of CSV files
     csv_encoding: str = "utf-8"  # of CSV files; a byte order mark is no part of it
-    decoder: str = ""  # "package.module:function" that reads a record's value; "": JSON
+    decoder: str = ""  # "package.module:function" that reads a record's value; "": by format
+    format: Format = "json"  # of records in Kafka: json, msgpack, packed (float32), avro
+    avro_schema: str = ""  # format avro: its JSON text; avro_schema_file = "events.avsc" reads it
+    avro_id: int | None = None  # its number in a registry, before every record; unset: none is
     tombstone: Literal["reject", "reset"] = "reject"  # a record with a null value
     # A key silent for longer, by its own event times, starts anew, in training as when served; the
     # worker also counts the stream's time, so that it may forget silent keys. Unset: never.
@@ -65,7 +70,7 @@ class Data:
             if getattr(self, name) and self.files and self.time_field is None:
                 raise ValueError(f"{name}: expected a time_field: a file's row has no timestamp")
         try:
-            self.events()
+            self._check_format()
         except SpecError as error:
             raise ValueError(str(error).removeprefix("events.")) from error
 
@@ -102,6 +107,22 @@ class Data:
                 "features"
             )
 
+    def _check_format(self) -> None:
+        if self.decoder:
+            self.events()  # the hook is imported when it is needed
+            return
+        long = (self.long_name, self.long_value)
+        form = format_of(self.events(), long if self.long_name else self.features)
+        if isinstance(form, Packed):
+            for name in ("booleans", "categories", "missing_mask", "missing_last"):
+                if given := getattr(self, name):
+                    raise ValueError(f"{name}: expected none in packed records, got {given[0]!r}")
+            for name, expected in (("missing", "error"), ("long_name", "")):
+                if (got := getattr(self, name)) != expected:
+                    raise ValueError(
+                        f"{name}: expected {expected!r} with packed records, got {got!r}"
+                    )
+
     @property
     def reset_after_ms(self) -> int | None:
         """Silence after which a key starts anew, as the bundle says it."""
@@ -117,6 +138,9 @@ class Data:
             reset_after_ms=self.reset_after_ms,
             time_zone=self.time_zone,
             decoder=self.decoder,
+            format=self.format,
+            avro_schema=self.avro_schema,
+            avro_id=self.avro_id,
         )
 
 

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.connection import Connection
-from keyfold.export.errors import Crash
+from keyfold.export.errors import Crash, Reject
+from keyfold.export.formats import Format, format_of
 from keyfold.export.refusals import acl, ask
 from keyfold.export.tables import MISSING, TableForm, read_rows, row_name
 from keyfold.training.config import Kafka
@@ -64,13 +65,36 @@ def read_files(files: Sequence[str], data: Data | None = None) -> Iterator[Chunk
             yield Chunk(file, places, None, [value for _, value in some], zeros)
 
 
-def read_topic(kafka: Kafka, connection: Connection | None = None) -> Iterator[Chunk]:
+def read_topic(
+    kafka: Kafka, connection: Connection | None = None, data: Data | None = None
+) -> Iterator[Chunk]:
     """Read a topic's records between two offsets or times, one partition after the other.
 
     A key lives in one partition, so its events arrive in offset order. Only committed transactions
-    are read. Without `connection` the brokers of `kafka` are plaintext ones. Raises SourceError: no
-    such topic, or silence for `timeout_s` before the end; Crash: the brokers refuse us.
+    are read. Without `connection` the brokers of `kafka` are plaintext ones; values in the format
+    that `data` says become JSON. Raises SourceError: no such topic, or silence for `timeout_s`
+    before the end; Crash: the brokers refuse us.
     """
+    chunks = _read_topic(kafka, connection)
+    if data is None or data.format == "json":
+        return chunks
+    form = format_of(data.events(), data.features)
+    return (_as_json(chunk, form) for chunk in chunks)
+
+
+def _as_json(chunk: Chunk, form: Format) -> Chunk:
+    values: list[bytes | None] = []
+    rejects = dict(chunk.rejects)
+    for row, value in enumerate(chunk.values):
+        try:
+            values.append(None if value is None else form.to_json(value))
+        except Reject as reject:
+            rejects[row] = str(reject)
+            values.append(b"{}")
+    return replace(chunk, values=values, rejects=rejects)
+
+
+def _read_topic(kafka: Kafka, connection: Connection | None) -> Iterator[Chunk]:
     import confluent_kafka  # only this source needs it
 
     connection = connection or Connection(kafka.brokers)

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from keyfold.export.columns import category_text
 from keyfold.export.event_spec import EventSpec
-from keyfold.export.hook import json_of
+from keyfold.export.formats import Rows, format_of
 from keyfold.export.members import SCALAR, Members
 from keyfold.worker.config import Config
 from keyfold.worker.errors import Reject, SetUpError
@@ -34,16 +31,18 @@ class KeyReader:
 
     def __init__(self, field: str, events: EventSpec) -> None:
         self._members = Members({field: SCALAR})
-        self._decode: Any = msgspec.json.Decoder(self._members.row).decode
-        self._json = json_of(events.decoder) if events.decoder else None
+        # Packed records hold numbers alone, and no key.
+        packed = events.format == "packed"
+        form = None if packed else format_of(events)
+        self._rows = None if form is None else Rows(form, self._members.row, None)
 
     def key(self, value: bytes | None) -> bytes | None:
         """Return the field's text, None when there is no such field or it is no text or number."""
-        if value is None:
+        if value is None or self._rows is None:
             return None
         try:
-            row = self._decode(value if self._json is None else self._json(value))
-        except (msgspec.MsgspecError, UnicodeDecodeError, Reject):
+            row = self._rows.one(value)
+        except Reject:
             return None
         ((found,),) = self._members.columns([row])
         text = None if isinstance(found, bool) else category_text(found)
@@ -89,6 +88,15 @@ def two_ways_out(field: str, found: Agreement, topic: str, file: str) -> str:
     )
 
 
+def refuse_packed(field: str, events: EventSpec) -> None:
+    """Raise SetUpError where records are so written that no key can be read out of them."""
+    if events.format == "packed":
+        raise SetUpError(
+            f"kafka.key_field: expected none with packed records, which hold no {field!r}: their "
+            "producers set the record key"
+        )
+
+
 def expect_key_field(config: Config, events: EventSpec, file: str) -> None:
     """Refuse to serve a topic whose record keys are not kafka.key_field, where that is set.
 
@@ -97,6 +105,7 @@ def expect_key_field(config: Config, events: EventSpec, file: str) -> None:
     field, topic = configured_key_field(config), config.kafka.input
     if not field:
         return
+    refuse_packed(field, events)
     with open_log(config) as log:
         early, late = both_ends(log, topic, LOOKED_AT, spread(log.partitions(topic), PARTITIONS))
     sampled = ((sample.partition, sample.records) for sample in (*early, *late))

@@ -16,8 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from keyfold.export.events import EventSpec
-from keyfold.export.hook import json_of
+from keyfold.export.formats import Format
 from keyfold.worker.errors import Reject
 
 MOST_BYTES = 64 * 1024  # of the member "event"; a larger one is null
@@ -28,7 +27,7 @@ ABSENT = msgspec.Raw(b"")
 class Passthrough:
     """Adds the members at some paths to predictions."""
 
-    def __init__(self, paths: Sequence[str], events: EventSpec) -> None:
+    def __init__(self, paths: Sequence[str], form: Format) -> None:
         routes = [(path, *path.split(".")) for path in paths]
         # Of an event: the members of that very name, and those that others may be nested in.
         own = list(dict.fromkeys(name for path, head, *_ in routes for name in (path, head)))
@@ -39,9 +38,7 @@ class Passthrough:
         ]
         names = [orjson.dumps(path).replace(b"%", b"%%") + b":%b" for path in paths]
         self._form = b"{" + b",".join(names) + b"}"
-        self._json: Callable[[bytes], bytes] | None = None
-        if events.decoder:
-            self._json = json_of(events.decoder)
+        self._json = form.to_json
 
     def added(self, payloads: Sequence[bytes], values: Sequence[bytes | None]) -> list[bytes]:
         """Return predictions with the member "event" of the records that caused them."""
@@ -53,7 +50,7 @@ class Passthrough:
     def _members(self, value: bytes | None) -> bytes:
         """Return the members as a JSON object; null where they cannot be read or are too large."""
         try:
-            event = value or b"" if self._json is None else self._json(value or b"")
+            event = self._json(value or b"")
             if not event.isascii():
                 event.decode()  # no UTF-8: what is cut out is not looked at otherwise
             own = self._event(event)

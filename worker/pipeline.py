@@ -18,6 +18,7 @@ from keyfold.export.events import (
     Caused,
     Decoder,
 )
+from keyfold.export.formats import format_for
 from keyfold.worker.emission import ALERT, OUTPUT, Emission
 from keyfold.worker.emit import DeadLetter, Outputs
 from keyfold.worker.encoder import encoder_of
@@ -64,7 +65,8 @@ class Pipeline:
             manifest.outputs, model.bundle.id, shown.topic, use_native=shown.native
         )
         paths = shown.passthrough
-        self._passthrough = Passthrough(paths, manifest.events) if paths else None
+        form = format_for(manifest.events, manifest.features)
+        self._passthrough = Passthrough(paths, form) if paths else None
         self._codec = StateCodec(manifest, () if rule is None else rule.states)
         self._placement = Placement(slots, manifest.events)
         self._outputs = len(manifest.outputs.names)

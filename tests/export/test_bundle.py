@@ -129,7 +129,7 @@ SPOILED: dict[str, tuple[Callable[[Data], object], str]] = {
     "no step": (lambda data: data.pop("step"), "expected member 'step', got none"),
     "states no list": (_set("states", value=3), "manifest: "),
     "state a number": (_set("states", 0, value=3), "manifest: "),
-    "another codec": (_set("events", "codec", value="avro"), "expected 'json', got 'avro'"),
+    "another codec": (_set("events", "codec", value="xml"), "avro, got 'xml'"),
     "names repeated": (_set("states", 1, "input", value="h"), "expected distinct names"),
     "name of x": (_set("states", 1, "input", value="x"), "expected distinct names"),
     "changed id": (_set("id", value="0"), "expected id"),

@@ -60,3 +60,21 @@ def test_plain_numbers_and_a_pattern_of_time_are_said_shortly(tmp_path: Path) ->
     text = describe(replace(tiny, manifest=replace(tiny.manifest, events=events)))
     assert "JSON object with 2 numbers, all required:\n            a, b" in text
     assert "field 't', text as '%d.%m.%Y', in UTC where it names no zone" in text
+
+
+def test_a_format_is_said_with_its_layout(tmp_path: Path) -> None:
+    tiny = make_tiny_bundle(tmp_path)
+
+    def said(events: EventSpec) -> str:
+        text = describe(replace(tiny, manifest=replace(tiny.manifest, events=events)))
+        assert max(map(len, text.splitlines())) <= 80
+        return " ".join(text.split())
+
+    assert "MessagePack map with 2 numbers, all required: a, b" in said(EventSpec(format="msgpack"))
+    packed = said(EventSpec(time_field="t", time_unit="us", format="packed"))
+    assert "packed numbers with 2 numbers, all required: a, b little-endian, nothing else" in packed
+    assert "the time as int64 (in us), then float32 in this order" in packed
+    assert "nothing else: float32 in this order" in said(EventSpec(format="packed"))
+    avro = said(EventSpec(format="avro", avro_schema="{}", avro_id=42))
+    assert "Avro record of the manifest's schema with 2 numbers" in avro
+    assert "behind five bytes: zero, then the schema's number 42" in avro

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from first_run import FirstRun
+from formatted_bundle import make_formatted
 from live_worker import Key, Serving, Value, make_events
 
+from keyfold.export import formats
 from keyfold.export.bundle import Bundle
 from keyfold.export.event_spec import EventSpec
+from keyfold.export.formats import format_for
 from keyfold.training.labels import Labels
 from keyfold.training.settings_data import Data
 from keyfold.training.sources import Chunk
 from keyfold.worker import key_field
-from keyfold.worker.config import Kafka, read_config
+from keyfold.worker.config import read_config
 from keyfold.worker.errors import SetUpError
 from keyfold.worker.kafka.samples import Taken
 from keyfold.worker.key_field import KeyReader, agreement, expect_key_field, two_ways_out
-
-SET = "key_field" in Kafka.__dataclass_fields__
 
 
 def records(*pairs: tuple[Key, Value]) -> list[Taken]:
@@ -78,10 +80,36 @@ def hook(value: bytes) -> dict[str, str]:
 
 
 def test_field_is_read_through_the_bundle_s_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_field, "json_of", lambda name: lambda value: json.dumps(
+    monkeypatch.setattr(formats, "json_of", lambda name: lambda value: json.dumps(
         hook(value)).encode())  # fmt: skip
     reader = KeyReader("machine", EventSpec(decoder="some.module:hook"))
     assert reader.key(b"m-1") == b"m-1"
+
+
+def test_field_is_read_in_every_format_that_holds_it(tmp_path: Path) -> None:
+    for name in ("msgpack", "avro"):
+        if name == "avro":
+            pytest.importorskip("fastavro")
+        manifest = make_formatted(tmp_path, name).manifest
+        value = format_for(manifest.events, manifest.features).of_json(
+            b'{"a":1,"b":2,"time":3,"key":"m-1"}'
+        )
+        reader = KeyReader("key", manifest.events)
+        assert (reader.key(value), reader.key(b"\xc1"), reader.key(None)) == (b"m-1", None, None)
+
+
+def test_packed_records_hold_no_key(tmp_path: Path) -> None:
+    events = EventSpec("key", "time", format="packed")
+    assert KeyReader("key", events).key(bytes(16)) is None
+    config = read_config(None, ["kafka.brokers=127.0.0.1:1", "kafka.input=i", "kafka.output=o",
+                                "kafka.group=g", "redis.url=redis://h/0", "worker.bundle=b",
+                                "kafka.key_field=machine"], {})  # fmt: skip
+    with pytest.raises(SetUpError) as error:
+        expect_key_field(config, events, "w.toml")  # before Kafka is asked
+    assert str(error.value) == (
+        "kafka.key_field: expected none with packed records, which hold no 'machine': their "
+        "producers set the record key"
+    )
 
 
 def keyed(count: int, right: bool) -> list[tuple[Key, Value]]:
@@ -123,7 +151,6 @@ def test_topic_without_records_is_not_refused(
     expect_key_field(config, bundle.manifest.events, "w.toml")
 
 
-@pytest.mark.skipif(not SET, reason="needs the setting kafka.key_field")
 def test_worker_with_another_key_field_ends_with_one_line_and_nothing_done(
     serving: Serving, capsys: pytest.CaptureFixture[str]
 ) -> None:

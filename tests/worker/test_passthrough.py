@@ -18,7 +18,7 @@ from memory_log import MemoryLog, Rec, running
 from tiny_bundle import make_tiny_bundle
 from verify_case import Case, a_log, make_case, only
 
-from keyfold.export.events import EventSpec
+from keyfold.export.formats import JSON, format_for
 from keyfold.worker.config import SettingsError, read_config
 from keyfold.worker.model import Model
 from keyfold.worker.passthrough import Passthrough
@@ -31,7 +31,7 @@ PATHS = ("site", "meta.line", "a.b.c")
 
 def members(value: bytes, paths: tuple[str, ...] = PATHS) -> Any:
     """Return what a prediction would repeat."""
-    (payload,) = Passthrough(paths, EventSpec()).added([b'{"id":1}'], [value])
+    (payload,) = Passthrough(paths, JSON).added([b'{"id":1}'], [value])
     return orjson.loads(payload)["event"]
 
 
@@ -73,12 +73,12 @@ NOT_REPEATED = {
 @pytest.mark.parametrize("value", NOT_REPEATED.values(), ids=NOT_REPEATED)
 def test_what_is_too_large_or_cannot_be_read_is_null_for_the_oracle_too(value: bytes) -> None:
     assert members(value, ("site",)) is None
-    assert Repeated(("site",), EventSpec()).digest(value) == event_digest(b"null")
+    assert Repeated(("site",), JSON).digest(value) == event_digest(b"null")
 
 
 def text(value: bytes, paths: tuple[str, ...] = PATHS) -> str:
     """Return the text of the members that a prediction repeats."""
-    (payload,) = Passthrough(paths, EventSpec()).added([b'{"id":1}'], [value])
+    (payload,) = Passthrough(paths, JSON).added([b'{"id":1}'], [value])
     return payload.decode().removeprefix('{"id":1,"event":').removesuffix("}")
 
 
@@ -113,7 +113,7 @@ def test_of_a_name_twice_the_last_one_counts() -> None:
 def test_members_of_64_kib_are_repeated() -> None:
     event = text(sized(64 * 1024), ("site",)).encode()
     assert len(event) == 64 * 1024
-    assert Repeated(("site",), EventSpec()).digest(sized(64 * 1024)) == event_digest(event)
+    assert Repeated(("site",), JSON).digest(sized(64 * 1024)) == event_digest(event)
 
 
 def test_a_prediction_nested_too_deep_repeats_no_event() -> None:
@@ -122,7 +122,7 @@ def test_a_prediction_nested_too_deep_repeats_no_event() -> None:
 
 def test_the_mark_of_a_gap_stays_the_last_member() -> None:
     payload = b'{"id":"in:0:1:0","bundle":"b","gap":true}'
-    (added,) = Passthrough(("site",), EventSpec()).added([payload], [b'{"site":1}'])
+    (added,) = Passthrough(("site",), JSON).added([payload], [b'{"site":1}'])
     assert added == b'{"id":"in:0:1:0","bundle":"b","event":{"site":1},"gap":true}'
 
 
@@ -139,14 +139,16 @@ def test_the_oracle_reads_the_same_members(
     event: dict[str, Any], indent: int | None, escaped: bool
 ) -> None:
     value = json.dumps(event, indent=indent, ensure_ascii=escaped).encode(errors="surrogatepass")
-    repeated = Repeated(PATHS, EventSpec())
+    repeated = Repeated(PATHS, JSON)
     assert event_digest(text(value).encode()) == repeated.digest(value)
 
 
 def repeating(case: Case) -> Case:
     """Let a case's predictions repeat members, and its verification know it."""
     values = {record.offset: record.value for record in case.log}
-    passthrough = Passthrough(("site", "time"), case.bundle.manifest.events)
+    manifest = case.bundle.manifest
+    form = format_for(manifest.events, manifest.features)
+    passthrough = Passthrough(("site", "time"), form)
     for number, (key, payload) in enumerate(case.served.outputs):
         offset = int(json.loads(payload or b"")["id"].split(":")[2])
         (added,) = passthrough.added([payload or b""], [values[offset]])

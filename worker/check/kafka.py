@@ -27,7 +27,7 @@ from keyfold.worker.check.report import Finding, Missing, fail, ok, warn
 from keyfold.worker.config import Config
 from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES
 from keyfold.worker.errors import Crash
-from keyfold.worker.first_day.example_events import KEY, example_events
+from keyfold.worker.first_day.example_events import KEY, example_events, record_value
 from keyfold.worker.kafka.rights import missing_rights
 from keyfold.worker.kafka.samples import Taken
 from keyfold.worker.kafka.session_timeout import limits_ms, refused, session_timeout_allowed
@@ -261,7 +261,10 @@ def _prediction_bytes(model: Model, topic: str) -> int:
     """Return the bytes of a prediction as it would be, 0 when no example can be made."""
     if model.bundle.manifest.events.decoder:
         return 0
-    events = example_events(model.bundle)
-    records = [Taken(at, e.time_ms, KEY.encode(), e.value) for at, e in enumerate(events)]
+    manifest, events = model.bundle.manifest, example_events(model.bundle)
+    records = [
+        Taken(at, event.time_ms, KEY.encode(), record_value(manifest, event))
+        for at, event in enumerate(events)
+    ]
     outputs = Trial(model, topic).run([(0, records)])
     return max(len(payload) for _, one in outputs for payload in one.payloads)

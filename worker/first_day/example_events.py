@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 from keyfold.export.bundle import Bundle, Manifest
 from keyfold.export.events import Decoder
 from keyfold.export.features import Field
-from keyfold.worker.errors import Crash
+from keyfold.export.formats import format_for
+from keyfold.worker.errors import Crash, Reject
 
 FIRST_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z, any whole second would do
 STEP_MS = 1000
@@ -29,7 +30,7 @@ PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 class Example:
     """One event as it would stand in the topic."""
 
-    value: bytes  # JSON
+    value: bytes  # JSON, whatever the bundle's format is
     time_ms: int  # event time, also the record's timestamp
 
 
@@ -48,9 +49,18 @@ def example_events(bundle: Bundle, count: int = 3) -> list[Example]:
     return made
 
 
+def record_value(manifest: Manifest, example: Example) -> bytes:
+    """Return an example as a record's value, in the bundle's format. Raises Crash."""
+    try:
+        return format_for(manifest.events, manifest.features).of_json(example.value)
+    except Reject as reject:
+        raise Crash(f"bundle {manifest.id}: no example event can be made: {reject}") from reject
+
+
 def _check(manifest: Manifest, made: list[Example]) -> None:
     decoder = Decoder(manifest.events, manifest.features)
-    decoded = decoder.decode([e.value for e in made], [e.time_ms for e in made])
+    values = [record_value(manifest, example) for example in made]
+    decoded = decoder.decode(values, [e.time_ms for e in made])
     for reason in decoded.rejects.values():
         raise Crash(f"bundle {manifest.id}: no example event can be made: {reason}")
 

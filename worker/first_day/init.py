@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keyfold.worker.errors import Crash
-from keyfold.worker.first_day.example_events import KEY, Example, example_events
+from keyfold.worker.first_day.example_events import KEY, Example, example_events, record_value
 from keyfold.worker.first_day.init_text import Names, settings_text, topic_commands
 from keyfold.worker.kafka.samples import Taken
 from keyfold.worker.model import Model
@@ -56,8 +56,9 @@ def _predictions(model: Model, names: Names, examples: Sequence[Example]) -> lis
     """Run the examples as if they were a new topic's first records."""
     if getattr(model.bundle.manifest.events, "decoder", ""):
         return []
+    manifest = model.bundle.manifest
     records = [
-        Taken(offset, example.time_ms, KEY.encode(), example.value)
+        Taken(offset, example.time_ms, KEY.encode(), record_value(manifest, example))
         for offset, example in enumerate(examples)
     ]
     outputs = Trial(model, names.input).run([(0, records)])

@@ -27,7 +27,7 @@ from keyfold.worker.config import Config, read_config
 from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES, LIMIT_NAME
 from keyfold.worker.errors import SetUpError, TopicError
 from keyfold.worker.kafka.samples import open_log
-from keyfold.worker.key_field import KeyReader, configured_key_field
+from keyfold.worker.key_field import KeyReader, configured_key_field, refuse_packed
 from keyfold.worker.repartition.session import Again, Session
 from keyfold.worker.repartition.work import Work
 
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
     field = given.key_field or configured_key_field(config) or bundle.manifest.events.key_field
     if not field:
         raise SetUpError("kafka.key_field: expected the field that holds the key, got none")
+    refuse_packed(field, bundle.manifest.events)
     _check_topics(config, given.source)
     work = work_of(config, bundle, given.source, field, given.instance)
     work.begin = given.begin

@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from keyfold.export import bundle as contract
 from keyfold.worker import command
 from keyfold.worker.config import Config, read_config
 from keyfold.worker.emission import Emission
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
-    model = Model.load(arguments.bundle or _expected(config).worker.bundle)
+    model = _load(arguments.bundle or _expected(config).worker.bundle)
     manifest = model.bundle.manifest
     form = form_of(arguments, model.bundle)
     configured = "" if config is None else config.kafka.key_field
@@ -79,6 +81,13 @@ def _expected(config: Config | None) -> Config:
     if config is None:
         raise Crash("expected BUNDLE, or --config worker.toml that names it, got neither")
     return config
+
+
+def _load(folder: Path) -> Model:
+    """Load a bundle to run over rows, which are JSON whatever its topic holds."""
+    bundle = contract.load(folder)
+    events = bundle.manifest.events.of_files
+    return Model(replace(bundle, manifest=replace(bundle.manifest, events=events)))
 
 
 def _check(arguments: argparse.Namespace, model: Model, config: Config | None) -> None:

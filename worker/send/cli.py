@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from keyfold.export import settings
 from keyfold.export.connection import Connection, Security
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, Field
+from keyfold.export.formats import JSON, Format, format_for
 from keyfold.export.tables import Row
 from keyfold.worker import command
 from keyfold.worker.config import read_config
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(format="keyfold-send: %(message)s", level=logging.WARNING)
     place = _place(arguments)
-    fields = _fields(arguments, place.bundle)
+    fields = replace(_fields(arguments, place.bundle), record=_record(place.written))
     if arguments.create_partitions is not None:
         create_topic(place.kafka, place.topic, arguments.create_partitions)
     elif partition_count(place.kafka, place.topic) is None:
@@ -122,6 +123,7 @@ class _Place:
     kafka: Connection  # how it is reached
     topic: str  # of events
     bundle: Path | None  # whose fields they have, None: only the flags say
+    written: Path | None  # bundle in whose format they are written, None: as JSON
 
 
 def _place(arguments: argparse.Namespace) -> _Place:
@@ -132,13 +134,14 @@ def _place(arguments: argparse.Namespace) -> _Place:
         config = read_config(given.config, [f"{n}={v}" for n, v in flags.items() if v])
         # A bundle is only needed for the names of fields, and may not be there yet.
         bundle = given.bundle or (config.worker.bundle if given.key is None else None)
-        return _Place(config.connection, config.kafka.input, bundle)
+        written = given.bundle or config.worker.bundle
+        return _Place(config.connection, config.kafka.input, bundle, written)
     brokers = given.brokers or environment.get("KEYFOLD_KAFKA__BROKERS")
     topic = given.topic or environment.get("KEYFOLD_KAFKA__INPUT")
     if not brokers or not topic:
         raise Crash("expected --config worker.toml, or --brokers and --topic")
     security = settings.read_section(Security, "security", environment)
-    return _Place(Connection(brokers, security), topic, given.bundle)
+    return _Place(Connection(brokers, security), topic, given.bundle, given.bundle)
 
 
 def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
@@ -158,6 +161,16 @@ def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
     return Fields(key, when, said.time_unit, said.time_zone, form, needed)
 
 
+def _record(bundle: Path | None) -> Format:
+    """Return the format that the bundle's records have, JSON where there is no bundle yet."""
+    if bundle is None or not bundle.exists():
+        return JSON
+    manifest = contract.load(bundle).manifest
+    if manifest.events.decoder:
+        return JSON  # only the user's function knows how its records are written
+    return format_for(manifest.events, manifest.features)
+
+
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         number = kind(text)
@@ -173,7 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyfold-send",
         description="Stream an event log (.jsonl, .ndjson, .csv or .parquet; .gz too) into a Kafka "
-        "topic. Each row becomes one record: a JSON object under the key field's text.",
+        "topic. Each row becomes one record under the key field's text: a JSON object, or what the "
+        "bundle's format says.",
         epilog="Exit status: 0 all events acked, 2 not all could be sent.",
     )
     add = parser.add_argument

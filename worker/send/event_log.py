@@ -1,8 +1,8 @@
 """Event logs in files, row by row: JSON lines, CSV, Parquet, or standard input.
 
-Owns how a row becomes a record (the key field's text, the row as a JSON object) and the error that
-names file, line and field when it cannot. Reading files is export/tables.py's, so that a log is
-sent as it was learned. Knows nothing of Kafka. Called by cli.py.
+Owns how a row becomes a record (the key field's text; the row as JSON or in the bundle's format)
+and the error that names file, line and field when it cannot. Reading files is export/tables.py's,
+so that a log is sent as it was learned. Knows nothing of Kafka. Called by cli.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from keyfold.export.columns import as_number, category_text
 from keyfold.export.event_spec import NUMERIC_UNITS
+from keyfold.export.formats import JSON, Format
 from keyfold.export.members import SCALAR, Members
 from keyfold.export.tables import (
     Row,
@@ -48,7 +49,7 @@ class Entry(NamedTuple):  # a plain tuple underneath: one is made for every even
     """One row of an event log."""
 
     key: bytes  # the key field's text
-    value: bytes  # the row as a JSON object
+    value: bytes  # the row as a JSON object, or in the bundle's format
     time_ms: float  # event time, UTC epoch ms; 0.0 when no time field was asked for
 
 
@@ -62,6 +63,7 @@ class Fields:
     time_zone: str = "UTC"  # of times as text that name none
     form: TableForm = field(default_factory=TableForm)  # of CSV files
     time_needed: bool = True  # False: the time of a row without a readable one is NaN
+    record: Format = JSON  # of the records
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def _reader(fields: Fields, only_key: bytes) -> Callable[[bytes], Entry]:
     names = [name for name in (fields.key, fields.time) if name is not None]
     members = Members(dict.fromkeys(names, SCALAR))
     decode: Any = msgspec.json.Decoder(members.row).decode
-    time_of = _time_reader(fields)
+    time_of, of_json = _time_reader(fields), fields.record.of_json
     if not fields.time_needed:
         time_of = _lenient(fields, time_of)
 
@@ -147,7 +149,7 @@ def _reader(fields: Fields, only_key: bytes) -> Callable[[bytes], Entry]:
             if found is None or isinstance(found, bool):
                 raise Reject(f"field {fields.key!r}: expected text or a number, got none")
             key = (category_text(found) or "").encode()
-        return Entry(key, value, 0.0 if fields.time is None else time_of(columns[-1][0]))
+        return Entry(key, of_json(value), 0.0 if fields.time is None else time_of(columns[-1][0]))
 
     return read
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from keyfold.export.bundle import Bundle
 from keyfold.export.events import Decoder, why_no_key
+from keyfold.export.formats import format_for
 from keyfold.worker.verify.folded import (
     NOT_EXACT,
     OPEN,
@@ -71,7 +72,8 @@ class Refold:
         self._folder = 0  # who does now
         self._key = OfflineKey(self._folders[0].step)
         self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
-        self._repeated = Repeated(passthrough, manifest.events) if passthrough else None
+        form = format_for(manifest.events, manifest.features)
+        self._repeated = Repeated(passthrough, form) if passthrough else None
         self.rule = self._folders[
             0
         ].rule  # of what is emitted; None: every prediction, and no alert

@@ -15,8 +15,7 @@ from zlib import crc32
 import msgspec
 import orjson
 
-from keyfold.export.events import EventSpec
-from keyfold.export.hook import json_of
+from keyfold.export.formats import Format
 from keyfold.worker.errors import Reject
 
 REPEATED_AT_MOST = 65_536  # bytes of the members as JSON; a prediction repeats null for more
@@ -28,9 +27,9 @@ OBJECT: Any = msgspec.json.Decoder(dict[str, msgspec.Raw])  # every member's JSO
 class Repeated:
     """Reads the members at `paths` out of records."""
 
-    def __init__(self, paths: Sequence[str], events: EventSpec) -> None:
+    def __init__(self, paths: Sequence[str], form: Format) -> None:
         self._paths = paths
-        self._json = json_of(events.decoder) if events.decoder else bytes
+        self._json = form.to_json
 
     def digest(self, value: bytes | None) -> int:
         """Return the digest of what a prediction for this record repeats."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import Producer
+from java_keys import JAVA_MURMUR2
 
 from keyfold.worker.check.key_placement import (
     CRC32,
@@ -15,21 +16,12 @@ from keyfold.worker.check.key_placement import (
 from local.service_fixtures import MakeTopic
 from local.services import KafkaService
 
-# org.apache.kafka.common.utils.UtilsTest: the hashes that Java computes.
-JAVA = {
-    b"21": -973932308,
-    b"foobar": -790332482,
-    b"a-little-bit-long-string": -985981536,
-    b"a-little-bit-longer-string": -1486304829,
-    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
-    b"abc": 479470107,
-}
 KEYS = [f"machine-{number}".encode() for number in range(60)]
 
 
-@pytest.mark.parametrize("key", JAVA)
+@pytest.mark.parametrize("key", JAVA_MURMUR2)
 def test_java_s_partitioner_is_kafka_s_own(key: bytes) -> None:
-    assert java_partition(key, 7) == (JAVA[key] & 0x7FFFFFFF) % 7
+    assert java_partition(key, 7) == (JAVA_MURMUR2[key] & 0x7FFFFFFF) % 7
 
 
 @pytest.mark.parametrize(

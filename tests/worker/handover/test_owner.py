@@ -6,13 +6,12 @@ Kafka is a list in memory; the other group and the operator are written into the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from memory_log import MemoryLog, Rec, Worker, event, running
-from tiny_bundle import make_tiny_bundle
+from memory_log import MemoryLog, Worker, events, running
 
 from keyfold.worker import owner as owner_module
 from keyfold.worker.errors import Crash
@@ -26,10 +25,7 @@ from keyfold.worker.protocol import Phase
 from keyfold.worker.store import Store
 from local.services import Valkey
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(make_tiny_bundle(tmp_path_factory.mktemp("bundle")))
+WAITS = Handovers().wait("new")  # the record when group "new" has begun, without outputs
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +34,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "LISTEN_S", 0.02)
     monkeypatch.setattr(listener_module, "PROPOSAL_S", 0.01)
     monkeypatch.setattr(owner_module, "PROPOSAL_S", 0.01)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(main)
-
-
-def events(first: int, end: int) -> list[Rec]:
-    return [event(i, b"k%d" % (i % 3), i / 7, -i / 5) for i in range(first, end)]
 
 
 class Record:
@@ -66,6 +54,11 @@ class Record:
         assert await self._store.swap(0, self.is_now, after) == after
         self.is_now = after
 
+    async def agree(self) -> None:
+        """Agree to what is proposed, as the operator's command does."""
+        assert self.is_now.proposal is not None
+        await self.set(self.is_now.decide(self.is_now.proposal.number))
+
     async def until(self, what: Any) -> Handovers:
         """Wait until the record is so."""
         seen: list[Handovers] = []
@@ -85,6 +78,10 @@ class Record:
             task.cancel()
         return seen[0]
 
+    async def until_ready(self, group: str) -> None:
+        """Wait until one group, and no other, stands at the proposal's offset."""
+        await self.until(lambda record: ready(record) == (group,))
+
 
 def offsets(worker: Worker) -> list[int]:
     """Return the offsets whose predictions were emitted, in order."""
@@ -95,31 +92,51 @@ def ready(record: Handovers) -> tuple[str, ...]:
     return () if record.proposal is None else record.proposal.ready
 
 
+def both_ready(at: int) -> Handovers:
+    """Return the record when both groups stand at the offset of a proposal."""
+    return WAITS.propose("old", "new", at).ready("old").ready("new")
+
+
+def agreed_at(offset: int) -> Handovers:
+    """Return the record when the outputs from an offset on are the new group's."""
+    record = both_ready(offset).decide(2)
+    assert record is not None
+    return record
+
+
+@asynccontextmanager
+async def asked(
+    model: Model, log: MemoryLog, valkey: Valkey, at: int, **options: Any
+) -> AsyncIterator[tuple[Worker, Record]]:
+    """Run group "old" until ten events are saved, then propose to hand over at an offset."""
+    log.append(*events(0, 10))
+    async with running(model, log, valkey.url, 0, group="old", **options) as worker:
+        await worker.until_saved(10)
+        record = Record(worker)
+        await record.set(WAITS.propose("old", "new", at))
+        yield worker, record
+
+
 @pytest.mark.parametrize("exactly_once", [False, True])
 def test_the_group_that_emits_stops_at_the_proposed_offset_and_then_folds_silently(
     model: Model, log: MemoryLog, valkey: Valkey, exactly_once: bool
 ) -> None:
     async def main() -> None:
-        log.append(*events(0, 10))
         rules = Rules(exactly_once=exactly_once)
-        async with running(model, log, valkey.url, 0, group="old", rules=rules) as worker:
-            await worker.until_saved(10)
-            record = Record(worker)
-            await record.set(Handovers().wait("new").propose("old", "new", 15))
+        async with asked(model, log, valkey, at=15, rules=rules) as (worker, record):
             heard = worker.owners[0].partition.voice
             await worker.until(lambda: heard.proposal is not None)
             log.append(*events(10, 30))
-            await record.until(lambda r: ready(r) == ("old",))
+            await record.until_ready("old")
             assert worker.owners[0].partition.saved == 15
             assert offsets(worker) == [*range(15)]
             await record.set(record.is_now.ready("new"))
-            assert record.is_now.proposal is not None
-            await record.set(record.is_now.decide(record.is_now.proposal.number))
+            await record.agree()
             await worker.until_saved(30)
             assert offsets(worker) == [*range(15)]
             assert (await worker.meta())["keys"] == "3"
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("exactly_once", [False, True])
@@ -134,12 +151,11 @@ def test_the_group_that_waits_is_silent_until_it_is_handed_the_outputs(
             record = Record(worker)
             await record.until(lambda r: r.waiting == ("new",))
             await record.set(record.is_now.propose("old", "new", 10))
-            await record.until(lambda r: ready(r) == ("new",))
+            await record.until_ready("new")
             log.append(*events(10, 20))
-            assert record.is_now.proposal is not None
             await record.set(record.is_now.ready("old"))
             assert worker.owners[0].partition.applied == 10
-            await record.set(record.is_now.decide(record.is_now.proposal.number))
+            await record.agree()
             await worker.until_saved(20)
             assert offsets(worker) == [*range(10, 20)]
         # A restart with settings that say something else replays nothing below the seam.
@@ -149,7 +165,7 @@ def test_the_group_that_waits_is_silent_until_it_is_handed_the_outputs(
             await worker.until_saved(25)
             assert offsets(worker) == [*range(20, 25)]
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("exactly_once", [False, True])
@@ -171,7 +187,7 @@ def test_group_that_has_a_state_is_not_silenced_by_a_setting(
             said = "worker.emit_from = handover is ignored: the group has a state" in caplog.text
             assert said == (upto > 10)
 
-    run(main())
+    asyncio.run(main())
 
 
 class _DiesBeforeItBegins(Store):
@@ -203,7 +219,7 @@ def test_group_that_is_killed_while_it_begins_silently_begins_silently_again(
             assert offsets(worker) == []
             assert (await Record(worker).read()).waiting == ("new",)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_replay_over_a_seam_emits_each_side_s_own_only(
@@ -211,17 +227,16 @@ def test_replay_over_a_seam_emits_each_side_s_own_only(
 ) -> None:
     async def main() -> None:
         log.append(*events(0, 30))
-        agreed = Handovers().wait("new").propose("old", "new", 12).ready("old").ready("new")
         for group, mine in (("old", range(12)), ("new", range(12, 30))):
             async with running(model, log, valkey.url, group=group) as worker:
                 if group == "old":
-                    await Record(worker).set(agreed.decide(2))
+                    await Record(worker).set(agreed_at(12))
                 log.offsets.clear()  # the other group's
                 worker.assign(0)
                 await worker.until_saved(30)
                 assert offsets(worker) == [*mine]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_who_waits_too_long_at_a_proposal_withdraws_it_and_goes_on(
@@ -230,19 +245,15 @@ def test_who_waits_too_long_at_a_proposal_withdraws_it_and_goes_on(
     monkeypatch.setattr(handover_module, "GIVE_UP_S", 0.3)
 
     async def main() -> None:
-        log.append(*events(0, 10))
-        async with running(model, log, valkey.url, 0, group="old") as worker:
-            await worker.until_saved(10)
-            record = Record(worker)
-            await record.set(Handovers().wait("new").propose("old", "new", 10))
-            await record.until(lambda r: ready(r) == ("old",))
+        async with asked(model, log, valkey, at=10) as (worker, record):
+            await record.until_ready("old")
             log.append(*events(10, 20))
             await record.until(lambda r: r.proposal is None)
             assert not record.is_now.seams
             await worker.until_saved(20)
             assert offsets(worker) == [*range(20)]
 
-    run(main())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -256,29 +267,25 @@ def test_write_behind_keeps_no_handover_waiting(
             partition = worker.owners[0].partition
             assert partition.saved == 0
             record = Record(worker)
-            await record.set(Handovers().wait("new").propose("old", "new", 15 if ahead else 10))
+            await record.set(WAITS.propose("old", "new", 15 if ahead else 10))
             await worker.until(lambda: partition.voice.proposal is not None)
             log.append(*events(10, 20 if ahead else 10))
-            await record.until(lambda r: ready(r) == ("old",))
+            await record.until_ready("old")
             await record.set(record.is_now.ready("new"))
             await record.set(record.is_now.decide(2))
             log.append(*events(20 if ahead else 10, 25))
             await worker.until(lambda: partition.acked == 25)
             assert offsets(worker) == [*range(15 if ahead else 10)]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_owner_that_takes_over_while_a_proposal_stands_stops_there_too(
     model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:
     async def main() -> None:
-        log.append(*events(0, 10))
-        async with running(model, log, valkey.url, 0, group="old") as worker:
-            await worker.until_saved(10)
-            record = Record(worker)
-            await record.set(Handovers().wait("new").propose("old", "new", 10))
-            await record.until(lambda r: ready(r) == ("old",))
+        async with asked(model, log, valkey, at=10) as (_, record):
+            await record.until_ready("old")
         log.append(*events(10, 20))
         async with running(model, log, valkey.url, 0, group="old", nonce="next") as worker:
             heard = worker.owners[0].partition.voice
@@ -288,25 +295,22 @@ def test_owner_that_takes_over_while_a_proposal_stands_stops_there_too(
             assert ready(await record.read()) == ("old",)
             assert offsets(worker) == []
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_at_least_once_owner_refuses_a_proposal_below_what_a_killed_one_may_have_emitted(
     model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:
     async def main() -> None:
-        log.append(*events(0, 10))
-        async with running(model, log, valkey.url, 0, group="old") as worker:
-            await worker.until_saved(10)
-            record = Record(worker)
-            await record.set(Handovers().wait("new").propose("old", "new", 10))
+        async with asked(model, log, valkey, at=10):
+            pass
         # Killed before it has heard, and perhaps after it has emitted more.
         log.append(*events(10, 20))
         async with running(model, log, valkey.url, 0, group="old", nonce="next") as worker:
             record = Record(worker)
             await record.until(lambda r: r.proposal is not None and r.proposal.beyond == 20)
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_agreement_that_redis_forgot_is_made_again_whoever_ends_the_proposal(
@@ -345,7 +349,7 @@ def test_agreement_that_redis_forgot_is_made_again_whoever_ends_the_proposal(
             assert offsets(new) == [*range(10, 30)]
             assert await record.read() == agreed
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_redis_that_went_on_without_an_agreement_is_told_and_another_agreement_halts(
@@ -353,15 +357,13 @@ def test_redis_that_went_on_without_an_agreement_is_told_and_another_agreement_h
 ) -> None:
     async def main() -> None:
         log.append(*events(0, 10))
-        waits = Handovers().wait("new")
-        agreed = waits.propose("old", "new", 5).ready("old").ready("new").decide(2)
-        assert agreed is not None
+        agreed = agreed_at(5)
         async with running(model, log, valkey.url, group="old") as worker:
             record = Record(worker)
             await record.set(agreed)
             worker.assign(0)
             await worker.until_saved(10)
-            gone_on = waits.propose("old", "new", 10).withdraw(2)
+            gone_on = WAITS.propose("old", "new", 10).withdraw(2)
             assert gone_on is not None
             gone_on = gone_on.propose("old", "new", 10)
             assert gone_on.revision == agreed.revision - 1
@@ -379,24 +381,21 @@ def test_redis_that_went_on_without_an_agreement_is_told_and_another_agreement_h
             )
             assert offsets(worker) == [*range(5)]
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_what_redis_forgot_of_an_agreement_is_put_back(
-    model: Model, log: MemoryLog, valkey: Valkey, tmp_path: Path
+    model: Model, log: MemoryLog, valkey: Valkey
 ) -> None:
     async def main() -> None:
         log.append(*events(0, 10))
-        ready_ = Handovers().wait("new").propose("old", "new", 5).ready("old").ready("new")
-        agreed = ready_.decide(2)
-        assert agreed is not None
         async with running(model, log, valkey.url, group="old") as worker:
             record = Record(worker)
-            await record.set(agreed)
+            await record.set(agreed_at(5))
             worker.assign(0)
             await worker.until_saved(10)
-            await record.set(ready_)  # a failover to a replica that lags
-            await record.until(lambda r: r == agreed)
+            await record.set(both_ready(5))  # a failover to a replica that lags
+            await record.until(lambda r: r == agreed_at(5))
             assert offsets(worker) == [*range(5)]
 
-    run(main())
+    asyncio.run(main())

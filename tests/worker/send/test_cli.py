@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from java_keys import JAVA_MURMUR2
 from mock_kafka import PARTITIONS, MockKafka
 from tiny_bundle import make_tiny_bundle
 
@@ -44,22 +45,12 @@ def records(kafka: MockKafka, topic: str) -> list[tuple[int, bytes | None, bytes
 
 
 def flags_to(kafka: MockKafka, topic: str) -> list[str]:
-    """Create a topic; return the flags that send to it what the member `key` is the key of."""
+    """Create a topic; return the flags that send to it events keyed by their member `key`."""
     kafka.create(topic)
     return ["--brokers", kafka.brokers, "--topic", topic, "--key", "key"]
 
 
 # -- keys, partitions, acks ------------------------------------------------------------------------
-
-# From the tests of Apache Kafka's own clients: UtilsTest.testMurmur2.
-JAVA_MURMUR2 = {
-    b"21": -973932308,
-    b"foobar": -790332482,
-    b"a-little-bit-long-string": -985981536,
-    b"a-little-bit-longer-string": -1486304829,
-    b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
-    b"abc": 479470107,
-}
 
 
 def test_a_key_goes_to_the_partition_that_java_clients_choose(kafka: MockKafka) -> None:

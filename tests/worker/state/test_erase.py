@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from java_keys import JAVA_MURMUR2
 from state_case import StateCase
 from tiny_bundle import make_tiny_bundle
 
@@ -59,16 +60,7 @@ def served(case: StateCase, fold: Callable[[], object]) -> Iterator[None]:
     worker.join()
 
 
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    # From Apache Kafka's UtilsTest.testMurmur2.
-    [
-        (b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536),
-        (b"a-little-bit-longer-string", -1486304829),
-        (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
-        (b"abc", 479470107),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("key", "expected"), JAVA_MURMUR2.items())
 def test_murmur2_is_the_java_client_s(key: bytes, expected: int) -> None:
     assert murmur2(key) == expected & 0xFFFFFFFF
 

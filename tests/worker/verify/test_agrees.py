@@ -10,55 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from diverging import MAX, DivergingModel, DivergingStep
 from keyed_bundle import keyed_outputs, make_keyed_bundle, messy_event
 from memory_log import MemoryLog, Rec, Worker, running
-from numpy.typing import NDArray
 from tiny_bundle import make_tiny_bundle
+from verify_case import stored_of
 
-from keyfold.export.bundle import Tensors
 from keyfold.export.events import Dynamic
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Rules
 from keyfold.worker.verify.compare import OutputCheck, Place, Strays
 from keyfold.worker.verify.findings import Fault, Findings
 from keyfold.worker.verify.lost import covered
-from keyfold.worker.verify.refold import NOT_FINITE, OfflineStep, Origin, Refold
-from keyfold.worker.verify.stored import Stored
+from keyfold.worker.verify.refold import NOT_FINITE, Origin, Refold
 from keyfold.worker.verify.stored_states import check_states
 from local.services import Valkey
 
 AFTER = 3000  # reset_after_ms
 COUNT = 900
 SEEDS = range(int(os.environ.get("KEYFOLD_SEEDS", "3")))
-MAX = 3e38  # of a feature: where the steps below end at no finite number
-
-
-class DivergingModel(Model):
-    """The worker's step, infinite at an event of the largest numbers."""
-
-    def step(
-        self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-        """Step rows of events."""
-        y, after = super().step(x, lengths, states)
-        largest = np.abs(x).max(axis=-1, keepdims=True)
-        return np.where(largest >= MAX / 2, np.float32(np.inf), y), after
-
-
-class DivergingStep(OfflineStep):
-    """The oracle's step, likewise."""
-
-    def one(
-        self, x: NDArray[np.float32], tensors: list[NDArray[Any]]
-    ) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
-        """Step one event."""
-        y, after = super().one(x, tensors)
-        return (np.full_like(y, np.inf) if (np.abs(x) >= MAX / 2).any() else y), after
 
 
 @pytest.fixture(scope="module", params=["plain", "keyed", "dynamic"])
@@ -123,10 +97,7 @@ async def judged(
     gone: int = 0,
 ) -> Findings:
     """Compare what was emitted and saved with the oracle's fold of the records from `gone` on."""
-    fields = await worker.fields()
-    meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}
-    states = {f[1:]: v for f, v in fields.items() if f.startswith(b":")}
-    stored = Stored("hash", meta, states, len(fields))
+    stored = stored_of(await worker.fields())
     complete = covered(0, gone, stored.lost.ranges)
     origin = Origin(stored.lost, complete, stored.stream_ms, letters)
     findings, strays = Findings(), Strays()
@@ -147,12 +118,8 @@ async def judged(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_worker_and_oracle_agree(
-    model: Model, valkey: Valkey, unique_name: Callable[[str], str], seed: int
-) -> None:
+def test_worker_and_oracle_agree(model: Model, log: MemoryLog, valkey: Valkey, seed: int) -> None:
     async def main() -> None:
-        topic = unique_name("in")
-        log = MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
         records = stream(model, seed)
         emitted: list[tuple[bytes, dict[str, Any]]] = []
         letters: set[int] = set()
@@ -178,11 +145,9 @@ def test_worker_and_oracle_agree(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_worker_and_oracle_agree_behind_lost_ranges(
-    model: Model, valkey: Valkey, unique_name: Callable[[str], str], seed: int
+    model: Model, log: MemoryLog, valkey: Valkey, seed: int
 ) -> None:
     async def main() -> None:
-        topic = unique_name("in")
-        log = MemoryLog(topic, {topic: 1, "out": 1, "dead": 1})
         emitted: list[tuple[bytes, dict[str, Any]]] = []
         letters: set[int] = set()
         records = stream(model, seed)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diverging import MAX, DivergingModel, DivergingStep
 from keyed_bundle import keyed_outputs, make_keyed_bundle, messy_event
 from memory_log import MemoryLog, Rec, RecordingEmitter, Worker, running
-from numpy.typing import NDArray
 from tiny_bundle import make_tiny_bundle
+from verify_case import stored_of
 
-from keyfold.export.bundle import Bundle, Tensors
+from keyfold.export.bundle import Bundle
 from keyfold.export.events import Dynamic
 from keyfold.worker.emit_settings import Emit
 from keyfold.worker.model import Model
@@ -29,37 +30,13 @@ from keyfold.worker.verify.compare import OutputCheck, Place, Strays
 from keyfold.worker.verify.findings import Fault, Findings
 from keyfold.worker.verify.lost import covered
 from keyfold.worker.verify.offline_emit import Due, OfflineEmit
-from keyfold.worker.verify.refold import OfflineStep, Origin, Refold
+from keyfold.worker.verify.refold import Origin, Refold
 from keyfold.worker.verify.stored import Stored
 from keyfold.worker.verify.stored_states import check_states
 from local.services import Valkey
 
 AFTER, COUNT = 3000, 400
-MAX = 3e38  # of a feature: where the steps below end at no finite number
 Pairs = list[tuple[bytes, dict[str, Any]]]  # key, prediction
-
-
-class DivergingModel(Model):
-    """The worker's step, infinite at an event of the largest numbers."""
-
-    def step(
-        self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-        """Step rows of events."""
-        y, after = super().step(x, lengths, states)
-        largest = np.abs(x).max(axis=-1, keepdims=True)
-        return np.where(largest >= MAX / 2, np.float32(np.inf), y), after
-
-
-class DivergingStep(OfflineStep):
-    """The oracle's step, likewise."""
-
-    def one(
-        self, x: NDArray[np.float32], tensors: list[NDArray[Any]]
-    ) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
-        """Step one event."""
-        y, after = super().one(x, tensors)
-        return (np.full_like(y, np.inf) if (np.abs(x) >= MAX / 2).any() else y), after
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +106,7 @@ class Judge:
 
     async def findings(self, worker: Worker, out: Pairs, alerts: Pairs) -> Findings:
         """Compare topics and states."""
-        fields = await worker.fields()
-        meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}
-        states = {f[1:]: v for f, v in fields.items() if f.startswith(b":")}
-        return self.of(Stored("hash", meta, states, len(fields)), worker.log.topic, out, alerts)
+        return self.of(stored_of(await worker.fields()), worker.log.topic, out, alerts)
 
     def of(self, stored: Stored, topic: str, out: Pairs, alerts: Pairs) -> Findings:
         """Compare outputs and stored states with the fold."""
@@ -369,11 +343,8 @@ def test_a_memory_that_is_not_the_rule_s_is_found(
             changed["emit.last"][0, at_byte // 8 - 1] += 1.0
         states = dataclasses.replace(tensors, tensors=changed)
         fields[b":" + key] = worker.codec.pack([key], states)[0]
-        meta = {f.decode(): v.decode() for f, v in fields.items() if f.startswith(b"#")}
-        stored = Stored(
-            "hash", meta, {f[1:]: v for f, v in fields.items() if f.startswith(b":")}, len(fields)
-        )
-        findings = Judge(model.bundle, emit, records).of(stored, log.topic, out, alerts)
+        judge = Judge(model.bundle, emit, records)
+        findings = judge.of(stored_of(fields), log.topic, out, alerts)
         assert findings.counts == {Fault.WRONG_STATE: 1}
         assert findings.examples[Fault.WRONG_STATE][0].expected.startswith("emit.")
 
