@@ -2,7 +2,7 @@
 
 Owns the command line, the log's form and the exit status: 0 after a drained stop, 2 for settings or
 a bundle that cannot be served, 70 after a crash. The commands around a worker (COMMANDS) have
-modules of their own, each with a `main`.
+modules of their own, each with a `main`; several workers at once have a parent (processes.py).
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ import asyncio
 import gc
 import importlib
 import logging
+import logging.config
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keyfold.export.errors import Crash
 from keyfold.worker import command
-from keyfold.worker.config import read_config
+from keyfold.worker.config import Config, SettingsError, read_config
 from keyfold.worker.errors import SetUpError
+
+if TYPE_CHECKING:
+    from keyfold.worker.app import App
 
 EX_USAGE = 2
 REDIS_SOON_S = 2.0  # longest first look at Redis
 EX_INTERRUPTED = 130  # as a shell says it of SIGINT
+LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"  # of the log
 COMMANDS = {"init": "first_day.init", "check": "check.cli", "repartition": "repartition.cli"}
 
 
@@ -58,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         help="stop after N records, drained; with --dry-run: look at N (default 1000)",
     )  # fmt: skip
     parser.add_argument(
+        "--processes", type=_positive, metavar="N",
+        help="run N workers of the group, one per core; short for --set worker.processes=N",
+    )  # fmt: skip
+    # Given by the parent of several workers to each of them.
+    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
         help="override one setting; so does the environment: KEYFOLD_SECTION__NAME",
     )  # fmt: skip
@@ -77,47 +89,73 @@ def _positive(text: str) -> int:
 def _serve(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
     file = str(arguments.config or "worker.toml")
-    if arguments.dry_run:
+    if arguments.processes:
+        arguments.set.append(f"worker.processes={arguments.processes}")
+    if arguments.dry_run:  # which joins nothing: one program looks, whatever worker.processes says
         return command.run("keyfold-worker", lambda: _dry_run(arguments, file))
     try:
         config = read_config(arguments.config, arguments.set)
-        # Imported late: --help and a wrong setting answer at once.
-        from keyfold.worker.app import EX_CRASH, create_app
-        from keyfold.worker.first_day.stop_after import stop_after
-        from keyfold.worker.kafka.session_timeout import check_session_timeout
-        from keyfold.worker.kafka.topics import check_topics
-        from keyfold.worker.key_field import expect_key_field
-        from keyfold.worker.liveness.health import check_port
-        from keyfold.worker.liveness.last_words import LEAVE_S, LastWords
-        from keyfold.worker.redis.refusals import check_redis
-
-        check_port(config.worker.web_port)
-
-        # Before the app: Faust's services take the event loop when they are made.
-        loop = _new_event_loop()
-        app = create_app(config, file)
-        topics = check_topics(config.kafka, config.connection, config.emit.alert_topic)
-        loop.run_until_complete(topics)
-        loop.run_until_complete(check_session_timeout(config.kafka, config.connection))
-        # One that does not answer is waited for in the app, behind the pages that tell of it.
-        soon_s = min(config.redis.timeout_s, REDIS_SOON_S)
-        loop.run_until_complete(check_redis(config.redis.access, soon_s))
-        expect_key_field(config, app.model.bundle.manifest.events, file)
-        if arguments.max_events:
-            stop_after(app.pipeline, arguments.max_events)
+        if config.worker.processes > 1 and arguments.number is None:
+            return _serve_several(config, arguments, words)
+        loop, app = _prepare(config, arguments, file)
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
         return EX_USAGE
     except KeyboardInterrupt:
         print("keyfold-worker: interrupted before it joined", file=sys.stderr)
         return EX_INTERRUPTED
+    return _run(app, loop, arguments.log_level)
+
+
+def _prepare(
+    config: Config, arguments: argparse.Namespace, file: str
+) -> tuple[asyncio.AbstractEventLoop, App]:
+    """Return an app whose surroundings were looked at. Raises Crash."""
+    # Imported late: --help and a wrong setting answer at once.
+    from keyfold.worker import processes_member as member
+    from keyfold.worker.app import create_app
+    from keyfold.worker.first_day.stop_after import stop_after
+    from keyfold.worker.kafka.session_timeout import check_session_timeout
+    from keyfold.worker.kafka.topics import check_topics
+    from keyfold.worker.key_field import expect_key_field
+    from keyfold.worker.liveness.health import check_port
+    from keyfold.worker.redis.refusals import check_redis
+
+    number, several = arguments.number, config.worker.processes
+    if number is not None:
+        config = member.settings_of(config, number)
+        logging.config.dictConfig(_logging(arguments.log_level))  # as Faust does it, later
+    check_port(config.worker.web_port)
+
+    # Before the app: Faust's services take the event loop when they are made.
+    loop = _new_event_loop()
+    app = create_app(config, file)
+    topics = check_topics(config.kafka, config.connection, config.emit.alert_topic)
+    loop.run_until_complete(topics)
+    if number == 0:
+        member.say_if_idle(config, several)
+    loop.run_until_complete(check_session_timeout(config.kafka, config.connection))
+    # One that does not answer is waited for in the app, behind the pages that tell of it.
+    soon_s = min(config.redis.timeout_s, REDIS_SOON_S)
+    loop.run_until_complete(check_redis(config.redis.access, soon_s))
+    expect_key_field(config, app.model.bundle.manifest.events, file)
+    if arguments.max_events:
+        stop_after(app.pipeline, arguments.max_events)
+    return loop, app
+
+
+def _run(app: App, loop: asyncio.AbstractEventLoop, log_level: str) -> int:
+    """Serve until the worker is told to stop; return the exit status."""
+    from keyfold.worker.app import EX_CRASH
+    from keyfold.worker.liveness.last_words import LEAVE_S, LastWords
+
     _tune_garbage_collection()
     worker = app.Worker(
-        loglevel=arguments.log_level, loop=loop, redirect_stdouts=False, quiet=True,
-        logging_config=_logging(arguments.log_level), blocking_timeout=0,
+        loglevel=log_level, loop=loop, redirect_stdouts=False, quiet=True,
+        logging_config=_logging(log_level), blocking_timeout=0,
     )  # fmt: skip
     worker.spinner = None  # no progress bar, no cursor escapes: this is a service's log
-    last_words = LastWords(worker, app, config.worker.drain_s + LEAVE_S)
+    last_words = LastWords(worker, app, app.config.worker.drain_s + LEAVE_S)
     try:
         worker.execute_from_commandline()
     except SystemExit as stop:
@@ -134,6 +172,18 @@ def _serve(words: list[str]) -> int:
         return EX_CRASH
     last_words.say()
     return status
+
+
+def _serve_several(config: Config, arguments: argparse.Namespace, words: list[str]) -> int:
+    if arguments.max_events:
+        raise SettingsError(
+            "--max-events: counts the records of one worker, but worker.processes is "
+            f"{config.worker.processes}; add --processes 1"
+        )
+    from keyfold.worker import processes
+
+    logging.basicConfig(format=LINE, level=arguments.log_level.upper())
+    return processes.run(config, words)
 
 
 def _dry_run(arguments: argparse.Namespace, file: str) -> int:
@@ -166,7 +216,7 @@ def _logging(level: str) -> dict[str, object]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+            "line": {"format": LINE},
         },
         "filters": {"ours": {"()": "keyfold.worker.liveness.last_words.Ours"}},
         "handlers": {

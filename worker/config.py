@@ -91,6 +91,7 @@ class Worker:
     bundle: Path  # folder written by keyfold-export
     start: str = ""  # where a new group begins: earliest, latest, a time or -7d; no default
     emit_from: str = ""  # a new group folds silently up to there: now, a time, -1d; or handover
+    processes: int = 1  # workers that one command starts, in the same group: one per core
     # Above 64 KiB of them, as JSON, the prediction's "event" is null.
     passthrough: tuple[str, ...] = ()  # members of the event that its prediction repeats
     outputs: Literal["at-least-once", "exactly-once"] = "at-least-once"  # see README
@@ -106,7 +107,7 @@ class Worker:
         120.0  # no progress in spite of lag for so long ends the worker; 0: never
     )
     metrics_every_s: float = 10.0  # of the log line with rates, lag and microseconds per step
-    web_port: int = 0  # Faust's web server on loopback; 0: off
+    web_port: int = 0  # Faust's web server on loopback; 0: off; worker i of several: web_port + i
     agents: tuple[str, ...] = ()  # "package.module:function", called with the app before it starts
 
     def __post_init__(self) -> None:
@@ -126,8 +127,12 @@ class Worker:
             raise ValueError(
                 f"passthrough: expected distinct names of members, got {list(self.passthrough)}"
             )
-        if self.web_port > 65535:
-            raise ValueError(f"web_port: expected at most 65535, got {self.web_port}")
+        if self.processes < 1:
+            raise ValueError(f"processes: expected at least 1, got {self.processes}")
+        most = 65536 - self.processes  # worker i answers on web_port + i
+        if self.web_port > max(0, most):
+            several = f", for {self.processes} workers" if self.processes > 1 else ""
+            raise ValueError(f"web_port: expected at most {most}{several}, got {self.web_port}")
 
     @property
     def exactly_once(self) -> bool:
