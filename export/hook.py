@@ -1,8 +1,8 @@
 """The decoder hook: a user's function that turns a record's bytes into an event.
 
 Owns loading it by name and what becomes of its result: the event as JSON would give it, so that
-everything behind it is the same for every record. Called by decode.py, by training (which reads
-the label from the same JSON) and by decoder_check.py.
+everything behind it is the same for every record. Called by formats.py, by training and
+keyfold-verify score (which read the label from the same JSON) and by decoder_check.py.
 
 The function takes the record's value (bytes, never null) and returns a mapping of text to numbers,
 text, booleans, null, lists and mappings. It raises ValueError for a record that is no event, or

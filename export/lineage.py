@@ -2,7 +2,8 @@
 
 Owns the hash that tells weights apart, what a bundle's provenance says of a parent, and the one
 check of a child against its parent. It needs numpy only. Called by training (a run from a parent's
-weights), keyfold-export (provenance), keyfold-state (states are inherited) and keyfold-verify.
+weights), keyfold-export (provenance), keyfold-state (states are inherited) and keyfold-verify
+(whether those who folded what is inherited were kin).
 
 All of it stands in the manifest's provenance and not in what the id hashes: where a model's weights
 came from decides no prediction, so two bundles that differ in nothing else are one bundle, and the

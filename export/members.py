@@ -2,7 +2,8 @@
 
 Owns paths: "temp" is a member of the event; "readings.temp" is the event's own member of that name
 or, without one, the member "temp" of its member "readings". A member that is absent, or whose
-parent is no object, reads as None. Called by columns.py.
+parent is no object, reads as None. Called by decode.py and
+whoever reads a label or key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of a run for a person: forecasts against what came, the anomaly score, the loss.
 
-Owns the drawing; computes nothing but what to show. Called by train.py and run.py.
+Owns the drawing; computes nothing but what to show. Called by train.py.
 """
 
 from __future__ import annotations

@@ -115,7 +115,6 @@ def _prepare(
     from keyfold.worker import processes_member as member
     from keyfold.worker.app import create_app
     from keyfold.worker.first_day.stop_after import stop_after
-    from keyfold.worker.kafka.session_timeout import check_session_timeout
     from keyfold.worker.kafka.topics import check_topics
     from keyfold.worker.key_field import expect_key_field
     from keyfold.worker.liveness.health import check_port
@@ -134,7 +133,6 @@ def _prepare(
     loop.run_until_complete(topics)
     if number == 0:
         member.say_if_idle(config, several)
-    loop.run_until_complete(check_session_timeout(config.kafka, config.connection))
     # One that does not answer is waited for in the app, behind the pages that tell of it.
     soon_s = min(config.redis.timeout_s, REDIS_SOON_S)
     loop.run_until_complete(check_redis(config.redis.access, soon_s))

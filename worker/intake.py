@@ -36,7 +36,7 @@ from keyfold.worker.emit import MAX_REQUEST_BYTES
 from keyfold.worker.errors import Crash, SetUpError
 from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.kafka.group_wait import GroupWait
-from keyfold.worker.kafka.session_timeout import refused
+from keyfold.worker.kafka.session_timeout import limits_ms, refused
 from keyfold.worker.kafka.topics import TopicIds
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
@@ -238,7 +238,8 @@ class Consumer(driver.Consumer):
         except KafkaTimeoutError:
             pass  # a stuck thread is the watchdog's
         except InvalidSessionTimeoutError:
-            self.app.fail(SetUpError(refused(self.app.config.kafka)))
+            limits = await asyncio.to_thread(limits_ms, self.app.config.connection)
+            self.app.fail(SetUpError(refused(self.app.config.kafka, limits)))
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             self.app.fail(error)  # which names the right that is missing
         except KafkaError as error:

@@ -3,7 +3,7 @@
 A wave holds at most one event per key, run as (B,1). Where only a few hot keys are left, their
 remaining events run as bursts, padded (B,T) with lengths. Every key's events run in offset order,
 so the result is the same as one event at a time; only the speed differs. Owns nothing but this
-decision: it knows slots as numbers, not what is in them. Called by worker/pipeline.py.
+decision: it knows slots as numbers, not what is in them. Called by worker/fold.py.
 """
 
 from __future__ import annotations

@@ -19,6 +19,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    TimeoutError,  # noqa: A004
+)
 
 from keyfold.worker.errors import NotOwner
 from keyfold.worker.protocol import (
@@ -357,16 +362,28 @@ class Store:
     # -- for operators -----------------------------------------------------------------------------
 
     async def policy_problems(self) -> list[str]:
-        """Return what in Redis's own settings can lose states; empty when nothing can be seen."""
-        problems = []
-        for server in await whole(primaries(self.redis)):
-            info: dict[str, Any] = await whole(server.info("memory"))
-            policy = info.get("maxmemory_policy", "noeviction")
-            if policy != "noeviction":
-                problems.append(
-                    "Redis may evict states: expected maxmemory-policy noeviction, got " + policy
-                )
-        return problems
+        """Return what in Redis's own settings can lose states; empty when nothing can be seen.
+
+        Raises what they raise only where no server answers, or one refuses us: a cluster serves
+        all other slots while a node is away.
+        """
+        servers = await whole(primaries(self.redis))
+        questions = (whole(cast(Any, server.info("memory"))) for server in servers)
+        replies = await asyncio.gather(*questions, return_exceptions=True)
+        errors = [reply for reply in replies if isinstance(reply, BaseException)]
+        refusals = [error for error in errors if not _is_away(error)]
+        if refusals or len(errors) == len(replies):
+            raise (refusals or errors)[0]
+        policies = [
+            cast(dict[str, Any], reply).get("maxmemory_policy", "noeviction")
+            for reply in replies
+            if not isinstance(reply, BaseException)
+        ]
+        return [
+            "Redis may evict states: expected maxmemory-policy noeviction, got " + policy
+            for policy in policies
+            if policy != "noeviction"
+        ]
 
 
 def pieces(keys: Sequence[T], size: int = LOAD_PIECE) -> Iterable[Sequence[T]]:
@@ -383,6 +400,11 @@ async def whole(command: Awaitable[T]) -> T:
     running = asyncio.ensure_future(command)
     running.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(running)
+
+
+def _is_away(error: BaseException) -> bool:
+    away = isinstance(error, (ConnectionError, TimeoutError, OSError))
+    return away and not isinstance(error, AuthenticationError)
 
 
 def _acquired(reply: Sequence[bytes], nonce: str, bundle: str) -> Acquired | Refused:

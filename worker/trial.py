@@ -2,7 +2,8 @@
 
 Owns what stands in for the partition's owner and for the state store: nothing is loaded, nothing is
 emitted, nothing is saved. The path itself (decode, place, fold, encode) is worker/pipeline.py's.
-Called by worker/first_day/dry_run.py and worker/first_day/init.py.
+Called by worker/first_day/dry_run.py, worker/first_day/init.py, worker/score/scoring.py and
+worker/check/kafka.py.
 """
 
 from __future__ import annotations

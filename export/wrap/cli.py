@@ -1,7 +1,7 @@
 """`keyfold-export wrap`: somebody's own model becomes a bundle, once it is proven to be a step.
 
 Owns the order: read, find the layout, dress in the contract, prove, write. What can be adapted is
-adapted and said; what cannot is one line: what, where, expected, got. Called by cli.py.
+adapted and said; what cannot is one line: what, where, expected, got. Called by export/cli.py.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast
 
 import pytest
 from memory_log import meta_of
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as AwayError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from keyfold.worker.errors import NotOwner
 from keyfold.worker.protocol import (
@@ -28,7 +29,7 @@ from keyfold.worker.protocol import (
 )
 from keyfold.worker.state_codec import TOUCHED_AT
 from keyfold.worker.store import META, Expired, Payload, Store, partition_name, pieces
-from local.services import Valkey
+from local.services import Valkey, ValkeyCluster
 
 T = TypeVar("T")
 On = Callable[[Callable[[Store], Awaitable[T]]], T]
@@ -804,6 +805,38 @@ def test_eviction_policy_that_loses_states_is_named(own_valkey: Valkey) -> None:
         await store.close()
 
     asyncio.run(main())
+
+
+def policy_problems(store_url: str) -> list[str]:
+    async def main() -> list[str]:
+        store = Store.connect(store_url, 2.0, "g")
+        try:
+            return await store.policy_problems()
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+def test_settings_are_asked_of_the_nodes_that_are_there() -> None:
+    # A worker that starts joins then: partitions on the other nodes are all that can be served.
+    with ValkeyCluster() as cluster:
+        cluster.nodes[2].says("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        for number in (0, 1):
+            cluster.kill(number)
+            assert policy_problems(cluster.url) == [
+                "Redis may evict states: expected maxmemory-policy noeviction, got allkeys-lru"
+            ]
+        cluster.kill(2)
+        with pytest.raises(AwayError):
+            policy_problems(cluster.url)
+
+
+def test_a_node_that_refuses_is_told_though_the_others_answer() -> None:
+    with ValkeyCluster() as cluster:
+        cluster.nodes[1].says("ACL", "SETUSER", "default", "-info")
+        with pytest.raises(NoPermissionError):
+            policy_problems(cluster.url)
 
 
 def test_pieces_cover_everything_in_order() -> None:

@@ -1,8 +1,8 @@
 """`keyfold-train init`: from an unknown log to a training.toml that trains as it is.
 
 Owns the command's arguments and the order: read, find roles, find the rhythm, write. The rules are
-in init_roles.py and init_rhythm.py, what is printed is in init_summary.py. Deterministic: the same
-files give the same text. Called by cli.py; needs no TensorFlow.
+in roles.py and rhythm.py, what is printed is in summary.py. Deterministic: the same files give the
+same text. Called by training/cli.py; needs no TensorFlow.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the guess of separator, decimal sign and encoding, and the table that the rest of
 `keyfold-train init` reasons about. Rows are read by export/tables.py, as training and the worker
 read them, so that what is seen here is what will be learned. It knows nothing of roles (key, time,
-feature). Called by init.py.
+feature). Called by cli.py.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Table:
 
 
 def read_table(files: Sequence[str]) -> Table:
-    """Read files of one kind. Raises InitError, and what tables.py raises, naming file and row."""
+    """Read files of one kind. Raises InitError or what export/tables.py does, with file and row."""
     forms = {sniff(Path(file)) for file in files}
     if len(forms) > 1:
         raise InitError(

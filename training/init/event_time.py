@@ -1,7 +1,7 @@
 """Which of an unknown log's columns is the event time, and how it is written.
 
 Owns the formats that are tried and the reasons that a person reads. It knows columns, not roles of
-other columns, nor files. Called by init_roles.py.
+other columns, nor files. Called by roles.py and key.py.
 """
 
 from __future__ import annotations

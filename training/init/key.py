@@ -1,7 +1,7 @@
 """Whose reading a row is and when it was made: key, time, and the long format's two columns.
 
 Owns the names and the tests that tell these columns from fields. Pure. What cannot be told is asked
-for by naming the flag that says it. Called by init_roles.py.
+for by naming the flag that says it. Called by roles.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How `keyfold-train init` writes TOML: texts, lists and comments, wrapped to the width.
 
-Owns the form of lines; knows nothing of what they say. Called by init_toml.py.
+Owns the form of lines; knows nothing of what they say. Called by toml_text.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How often and how steadily an unknown log's events come, and where to split it.
 
 Owns the sampling interval, gaps, order and doubles, and the times that part training, validation
-and test. Pure: arrays in, one object out. Called by init.py.
+and test. Pure: arrays in, one object out. Called by cli.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the columns of an unknown log are: features of which kind, or nothing, and why.
 
 Owns the rules for fields, and for each choice the reason that training.toml shows. Pure: a table
-in, findings out, the same every time. Called by init.py; time and key are init_key.py's, how often
-and how steadily events come is init_rhythm.py's.
+in, findings out, the same every time. Called by cli.py; time and key are key.py's, how often and
+how steadily events come is rhythm.py's.
 """
 
 from __future__ import annotations

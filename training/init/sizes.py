@@ -1,7 +1,7 @@
 """What init found out in one object, and the sizes of model and training that it leads to.
 
-Owns the choice of sizes, the time that they take, and the kind of a label. Called by init.py and
-init_toml.py.
+Owns the choice of sizes, the time that they take, and the kind of a label. Called by cli.py and
+toml_text.py.
 """
 
 from __future__ import annotations

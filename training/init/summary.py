@@ -1,6 +1,6 @@
 """What `keyfold-train init` says on the terminal: what was found, in lines of 80 columns.
 
-Owns the wording and the order; finds nothing out. Called by init.py.
+Owns the wording and the order; finds nothing out. Called by cli.py.
 """
 
 from __future__ import annotations

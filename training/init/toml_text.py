@@ -1,7 +1,7 @@
 """The commented training.toml of an unknown log: every choice beside what was seen.
 
-Owns the file's wording and order. It decides no role (init_roles.py) and no size (init_sizes.py),
-and measures nothing (init_rhythm.py). Called by init.py.
+Owns the file's wording and order. It decides no role (roles.py) and no size (sizes.py), and
+measures nothing (rhythm.py). Called by cli.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ records.py. It joins no group and changes nothing. Called by cli.py.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +29,7 @@ from keyfold.worker.errors import Crash
 from keyfold.worker.first_day.example_events import KEY, example_events, record_value
 from keyfold.worker.kafka.rights import missing_rights
 from keyfold.worker.kafka.samples import Taken
-from keyfold.worker.kafka.session_timeout import limits_ms, refused, session_timeout_allowed
+from keyfold.worker.kafka.session_timeout import limits_ms, refused
 from keyfold.worker.kafka.topics import judge_topics
 from keyfold.worker.model import Model
 from keyfold.worker.store import MAX_SAVE_BYTES
@@ -175,12 +174,15 @@ class KafkaSide:
             yield warn(f"{name} has {members} workers now: one more would share their partitions")
 
     def session(self) -> Iterator[Finding]:
-        """Ask whether the group's coordinator takes our session timeout; silent if it won't say."""
-        allowed = asyncio.run(session_timeout_allowed(self._kafka, self._config.connection))
-        if allowed:
+        """Ask whether the brokers allow our session timeout; silent where they won't say."""
+        limits = limits_ms(self._config.connection)
+        if limits is None:
+            return
+        least_ms, most_ms = limits
+        if least_ms <= self._kafka.session_timeout_s * 1000 <= most_ms:
             yield ok(f"a session timeout of {self._kafka.session_timeout_s:g} s is allowed")
-        elif allowed is False:
-            yield fail(refused(self._kafka, limits_ms(self._config.connection)))
+        else:
+            yield fail(refused(self._kafka, limits))
 
     def transactions(self) -> Iterator[Finding]:
         """Ask whether exactly-once outputs would be let through."""

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from keyfold.export.connection import Connection
+from keyfold.export.refusals import acl
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,14 @@ WORKERS_S = 20.0  # workers may drain before they let go: above worker.drain_s, 
 SAY_EVERY_S = 30.0
 ASK_S = 2.0  # of the question who is in the group
 SHOWN = 4  # members
+# Errors that end when the group's coordinator is back.
+COORDINATOR_AWAY = (
+    KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT, KafkaError.BROKER_NOT_AVAILABLE, KafkaError.NETWORK_EXCEPTION,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)  # fmt: skip
 
 
 class GroupWait:
@@ -67,7 +76,7 @@ class GroupWait:
         try:
             found = asked[self._group].result()
         except KafkaException as error:
-            return f"its coordinator does not answer ({error.args[0].str()}); waiting for Kafka"
+            return self._why_unanswered(error.args[0])
         others = [one for one in found.members if one.member_id != member]
         if not others or found.state is ConsumerGroupState.STABLE:
             return ""
@@ -82,6 +91,13 @@ class GroupWait:
             "stop that program or choose another kafka.group (Kafka goes on without it when its "
             "max.poll.interval.ms is over)"
         )
+
+    def _why_unanswered(self, error: KafkaError) -> str:
+        if error.code() in COORDINATOR_AWAY:
+            return f"its coordinator does not answer ({error.str()}); waiting for Kafka"
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return acl(self._kafka, "Read", "group", self._group)
+        return f"the brokers do not say for whom it waits: {error.str()}"
 
 
 def _named(members: Sequence[Any]) -> str:

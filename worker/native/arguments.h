@@ -31,8 +31,8 @@ class Held {
 
     // Bytes of any kind: bytes, bytearray, memoryview, a contiguous array.
     bool take_bytes(PyObject* object, Named named);
-    // An array of native items of `size` bytes whose struct code is among `codes`, `dimensions`
-    // deep; C-contiguous unless `strided`, which is for one dimension only.
+    // An aligned array of numpy's `type` ("int64"), `dimensions` deep; C-contiguous unless
+    // `strided`, which is for one dimension only.
     bool take_array(PyObject* object, Named named, const char* type, int dimensions, bool writable,
                     bool strided = false);
 

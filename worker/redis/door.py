@@ -15,6 +15,7 @@ from keyfold.export.refusals import EXPIRED, OTHER_HOST, TOO_EARLY
 from keyfold.worker.redis.url import Access, parse_url
 
 KNOCK_S = 3.0  # at one server
+NOT_SO_OLD = "TLSV1_ALERT_PROTOCOL_VERSION"
 
 
 def why_shut_out(access: Access) -> str | None:
@@ -40,7 +41,11 @@ def _tls(access: Access, plain: socket.socket, host: str, port: int) -> str | No
             stream.sendall(b"PING\r\n")
             if stream.recv(1):
                 return None
-            alert = "connection closed"
+        # In TLS 1.2 the handshake itself fails for want of a certificate; in TLS 1.3 what follows
+        # does, and so it does at a front whose server is away.
+        if _failure_of_tls(host, port, ssl.TLSVersion.TLSv1_2) in ("", NOT_SO_OLD):
+            return None
+        alert = "connection closed"
     except ssl.SSLCertVerificationError as error:
         return _certificate(error, access, f"{host}:{port}")
     except TimeoutError:
@@ -50,6 +55,8 @@ def _tls(access: Access, plain: socket.socket, host: str, port: int) -> str | No
         alert = str(error.reason or "").lower().replace("_", " ")
         if "wrong version" in alert or "record layer" in alert:
             return _no_tls(host, port)
+        if "alert" not in alert:
+            return None
     return (
         f"redis.cert_file, redis.key_file: {host}:{port} ends the connection ({alert}): it seems "
         "to want a client's certificate, signed by an authority it knows"
@@ -74,12 +81,33 @@ def _plain(plain: socket.socket, host: str, port: int) -> str | None:
         return None
     except ConnectionError:
         said = b""
+    # Who hangs up may be a proxy whose server is away, or a Redis that is killed just then.
     if said in (b"+", b"-"):
+        return None
+    failure = _failure_of_tls(host, port)
+    if failure and "ALERT" not in failure:  # an alert is a "no" in the words of TLS
         return None
     return (
         f"redis.url: {host}:{port} hangs up on a client without TLS: expected rediss://, and "
         "redis.ca_file with the PEM of who signed its certificate"
     )
+
+
+def _failure_of_tls(
+    host: str, port: int, newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED
+) -> str:
+    """Try a handshake and send nothing; return OpenSSL's name of what is wrong, "": nothing."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = newest
+    try:
+        with (
+            socket.create_connection((host, port), timeout=KNOCK_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return ""
+    except ssl.SSLError as error:
+        return error.reason or "UNKNOWN"
 
 
 def _certificate(error: ssl.SSLCertVerificationError, access: Access, where: str) -> str:

@@ -37,6 +37,7 @@ class FirstAnswer(faust.Service):  # type: ignore[misc]  # Faust imports it lazi
     ) -> None:
         """Prepare it; `look` asks Redis and returns what in its settings can lose states.
 
+        It raises where nobody answers: of a cluster, one server that does is enough.
         `said`: where Redis is, and the group that is not joined. `fail` ends the worker.
         """
         super().__init__(**options)

@@ -6,7 +6,7 @@ and the next one asks again where to go. Nothing is repeated here: worker/surrou
 that. redis-py's own clients are not used: its Sentinel pool reconnects to the old primary (issue
 3874), its cluster client drops every connection in use when one node fails, refuses commands when
 all connections are taken, and raises errors that are no RedisError.
-Commands name one key, or keys with one hash tag; there are no pipelines. Made by redis_client.py.
+Commands name one key, or keys with one hash tag; there are no pipelines. Made by client.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the flags for it, common to the commands that read files. A bundle's provenance says how the
 CSV files it was trained on were written, so that the same files can be sent and scored as they are.
-Called by cli.py, score.py and labels.py.
+Called by cli.py, worker/score/cli.py and worker/score/labels.py.
 """
 
 from __future__ import annotations

@@ -71,12 +71,36 @@ def test_other_workers_are_named_when_there_is_nobody_else(
     assert line.startswith("waiting until client 'faust' at 10.0.0.7, workers like this one, have")
 
 
+@pytest.mark.parametrize("code", [
+    KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_COORDINATOR,
+])  # fmt: skip
 def test_a_coordinator_that_does_not_answer_is_told(
+    code: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = KafkaException(KafkaError(code, "its words"))
+    (line,) = said(caplog, monkeypatch, away)
+    assert line == "its coordinator does not answer (its words); waiting for Kafka"
+
+
+def test_a_right_that_is_missing_is_named_and_not_waited_for(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = KafkaException(KafkaError(KafkaError._TRANSPORT, "Broker transport failure"))
-    (line,) = said(caplog, monkeypatch, away)
-    assert line == ("its coordinator does not answer (Broker transport failure); waiting for Kafka")
+    denied = KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "denied"))
+    (line,) = said(caplog, monkeypatch, denied)
+    assert line == (
+        "group 'g': the brokers' ACLs lack Read for User:NAME; an administrator adds it: "
+        "kafka-acls.sh --bootstrap-server 127.0.0.1:1 --add --allow-principal User:NAME "
+        "--operation Read --group g"
+    )
+
+
+def test_another_error_is_told_in_its_own_words(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = KafkaException(KafkaError(KafkaError.UNSUPPORTED_VERSION, "too old a broker"))
+    (line,) = said(caplog, monkeypatch, odd)
+    assert line == "the brokers do not say for whom it waits: too old a broker"
 
 
 @pytest.mark.parametrize("found", [
