@@ -76,9 +76,10 @@ format: $(VENV)/installed-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed-dev ## measure events per second on a real Kafka
+bench: $(VENV)/installed-dev ## measure speed, latency, memory: make bench PEERS=1 QUICK=1
 	@$(BIN)/python deploy/local/prepare_kafka.py
-	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/run.py $(ARGS)
+	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/run.py \
+		$(if $(PEERS),--peers) $(if $(QUICK),--quick) $(ARGS)
 
 bench-outputs: $(VENV)/installed-dev ## measure what exactly-once outputs cost
 	@$(BIN)/python deploy/local/prepare_kafka.py

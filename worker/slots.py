@@ -163,11 +163,10 @@ class Slots:
     def _grow(self) -> None:
         before = len(self.keys)
         for name, values in self.tensors.items():
-            self.tensors[name] = np.concatenate([values, np.empty_like(values)])
+            self.tensors[name] = _doubled(values)
         columns = ("steps", "offsets", "times_ms", "touched_ms", "gaps", "_marked_upto")
         for name in (*columns, "_used_at", "_changed"):
-            values = getattr(self, name)
-            setattr(self, name, np.concatenate([values, np.zeros_like(values)]))
+            setattr(self, name, _doubled(getattr(self, name)))
         self._partitions = np.concatenate([self._partitions, np.full(before, -1, np.int64)])
         self.keys += [b""] * before
         self.fragments += [b""] * before
@@ -177,3 +176,10 @@ class Slots:
 def as_rows(slots: Sequence[int]) -> Rows:
     """Turn slot numbers into an index array."""
     return np.array(slots, np.intp)
+
+
+def _doubled(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of twice the rows, the further ones zero: memory that nobody has touched."""
+    grown = np.zeros((2 * len(values), *values.shape[1:]), values.dtype)
+    grown[: len(values)] = values
+    return grown

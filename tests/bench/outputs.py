@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import watch
 from confluent_kafka import Consumer, Producer, TopicPartition
+from figures import percentile
 from live_worker import Serving, make_events
-from run import FEATURES, UNITS, measure
-from tiny_bundle import make_tiny_bundle
+from models import FEATURES, make_model
 
 from local.services import ApacheKafka, Child, Valkey
 
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    bundle = make_tiny_bundle(folder, features=FEATURES, hidden=UNITS)
+    bundle = make_model(folder)
     found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
     with ApacheKafka(jvm=()) as kafka, Valkey() as valkey:
         names = iter(range(100))
@@ -62,9 +63,9 @@ def _run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 serving.group = f"bench-{way}-{run}"
                 begun = sum(serving.ends().values())
                 with serving.running(worker__metrics_every_s=0, worker__outputs=way) as worker:
-                    rate = measure(serving, worker, begun)
+                    rate, _ = watch(serving, [worker], begun)
                     delays = _trickle(serving, worker, arguments.rate, arguments.seconds)
-                found[way].append((rate, statistics.median(delays), _percentile(delays, 99)))
+                found[way].append((rate, statistics.median(delays), percentile(delays, 99)))
     medians = {
         way: dict(
             zip(
@@ -112,10 +113,6 @@ def _trickle(serving: Serving, worker: Child, rate: int, seconds: float) -> list
         assert worker.exit_code is None, worker.log_tail()
     consumer.close()
     return delays
-
-
-def _percentile(values: list[float], percent: int) -> float:
-    return sorted(values)[min(len(values) * percent // 100, len(values) - 1)]
 
 
 if __name__ == "__main__":
