@@ -1,7 +1,7 @@
 """A partition's task in one simulated worker: asks worker/phases.py, answers with the models.
 
-Mirrors the order of worker/owner.py, saver.py and answers.py: what is awaited there is a `yield`
-here, where the world may do anything before it goes on. Decides nothing.
+Mirrors the order of worker/owner.py, worker/saver.py and worker/answers.py: what is awaited there
+is a `yield` here, where the world may do anything before it goes on. Decides nothing.
 """
 
 from __future__ import annotations

@@ -4,6 +4,11 @@ Owns what the group's positions are worth. A position that Kafka forgot (offsets
 does not run expire), or behind which retention has deleted records, is never replaced in silence:
 that would move records twice, or leave some out. Called by session.py whenever
 it is given partitions.
+
+First positions are made by whoever has partition 0 and by nobody else, for all partitions at once:
+two that made one could set each other's back, and records would be moved twice. Others wait for it,
+and move nothing before. That only one has partition 0 the group sees to: positions told under an
+assignment that is over are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from keyfold.worker.config import Config
 from keyfold.worker.errors import SetUpError
 from keyfold.worker.kafka.samples import open_log
-from keyfold.worker.repartition.work import Work
+from keyfold.worker.repartition.work import Again, Work
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ class Place:
     partition: int  # its number
     offset: int  # of the first record to be moved
     known: bool  # whether that is the group's position; else it has to become it
+    was: int | None = None  # the group's position where it cannot be that; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +54,11 @@ class Begin:
     timeout_s: float  # of one question to the brokers
 
     def places(self, given: Sequence[int]) -> list[Place]:
-        """Return where each partition begins. Raises SetUpError, KafkaException.
+        """Return where each partition begins. Raises SetUpError, Again, KafkaException.
 
         Who has partition 0 also returns those of others that have no position: all first positions
-        are made at once, so that some without one are some that were lost.
+        are made at once, so that some without one are some that were lost. Again: who has it has
+        not made ours yet.
         """
         every = self._every()
         if 0 in given:
@@ -63,7 +70,36 @@ class Begin:
         if missing:
             self._expect_first_time(every, known, missing)
             known = self._positions(every)  # the look may have taken a while
+            if 0 not in given:
+                self._expect_made(known, missing)
         return [self._place(number, known.get(number)) for number in asked]
+
+    def unmade(self, places: Sequence[Place], ours: Sequence[int]) -> dict[int, int]:
+        """Return the positions that have still to be made, just before they are.
+
+        Another's that has come since the look stays as it is. Raises Again: one of ours has.
+        """
+        now = self._positions([place.partition for place in places if not place.known])
+        unmade = {}
+        for place in places:
+            number = place.partition
+            if place.known:
+                continue
+            if now.get(number) == place.was:
+                unmade[number] = place.offset
+            elif number in ours:
+                raise Again(f"{self.work.source}:{number}: its position has changed meanwhile")
+        return unmade
+
+    def _expect_made(self, known: Mapping[int, int], missing: Sequence[int]) -> None:
+        """Refuse to make first positions: that is another's. Raises Again."""
+        unmade = [number for number in missing if number not in known]
+        if unmade:
+            raise Again(
+                f"group {self.work.group} has no positions in partitions "
+                f"{', '.join(map(str, unmade))} of {self.work.source}: whoever has partition 0 "
+                "makes them (is there another instance, and does it go on?)"
+            )
 
     def _every(self) -> list[int]:
         source = self.work.source
@@ -87,7 +123,7 @@ class Begin:
             self._expect_consent(number, position, start, end)
         offset = end if self.work.begin == "end" else start
         log.info("%s:%d: beginning at offset %d", self.work.source, number, offset)
-        return Place(number, offset, known=False)
+        return Place(number, offset, known=False, was=position)
 
     def _expect_consent(self, number: int, position: int, start: int, end: int) -> None:
         if self.work.begin:

@@ -28,8 +28,8 @@ from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES, LIMIT_NAME
 from keyfold.worker.errors import SetUpError, TopicError
 from keyfold.worker.kafka.samples import open_log
 from keyfold.worker.key_field import KeyReader, configured_key_field, refuse_packed
-from keyfold.worker.repartition.session import Again, Session
-from keyfold.worker.repartition.work import Work
+from keyfold.worker.repartition.session import Session
+from keyfold.worker.repartition.work import Again, Work
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from keyfold.export.refusals import acl
 from keyfold.worker.config import Config
 from keyfold.worker.errors import SetUpError
 from keyfold.worker.kafka.samples import open_log
-from keyfold.worker.repartition.begin import Begin
+from keyfold.worker.repartition.begin import Begin, Place
 from keyfold.worker.repartition.merge import Merge
-from keyfold.worker.repartition.work import Moved, Work
+from keyfold.worker.repartition.work import Again, Moved, Work
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,6 @@ FORBIDDEN = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: ("Read", "group"),
     KafkaError.TOPIC_AUTHORIZATION_FAILED: ("Read and Write", "topic"),
 }
-
-
-class Again(Exception):
-    """A transaction did not end well: begin anew behind the last one that did."""
 
 
 class Stop(Protocol):
@@ -60,7 +56,7 @@ class Session:
         self._merge: Merge[Message] = Merge()
         self._ours: list[int] = []  # partitions given to us by the group
         self._paused: set[int] = set()
-        self._unwritten: dict[int, int] = {}  # where partitions begin that had no position
+        self._ending = False
         self._letters = 1  # partitions of the dead-letter topic
         common = {**config.connection.librdkafka(), "log_level": 2}
         self._consumer = Consumer(
@@ -69,7 +65,7 @@ class Session:
                 "group.id": work.group,
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",  # also waits for unsettled positions
-                "auto.offset.reset": "error",  # repartition_begin.py says where
+                "auto.offset.reset": "error",  # begin.py says where
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": 32 * 1024,
                 "session.timeout.ms": int(config.kafka.session_timeout_s * 1000),
@@ -107,6 +103,7 @@ class Session:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ending = True
         self._consumer.close()
 
     def run(self, stop: Stop, once: bool) -> None:
@@ -118,7 +115,6 @@ class Session:
         taken: Sequence[tuple[int, Message]] = ()
         while not stop.asked:
             self._fetch(0.0 if len(taken) == CHUNK else FETCH_S)
-            self._settle()
             taken = self._merge.take(CHUNK)
             if taken:
                 self._move(taken)
@@ -168,6 +164,8 @@ class Session:
     # -- consuming ---------------------------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
+        if self._ending:  # one that comes while the consumer closes, which answers no more
+            return
         source, given = self._work.source, [one.partition for one in where]
         try:
             places = self._begin.places(given)
@@ -175,7 +173,7 @@ class Session:
             self._fail("begin", error)
         ours = [one for one in places if one.partition in given]
         consumer.assign([TopicPartition(source, one.partition, one.offset) for one in ours])
-        self._unwritten = {one.partition: one.offset for one in places if not one.known}
+        self._settle(places, given)  # at once: no assignment ends between the look and this
         self._ours = given
         self._merge.assign(self._ours)
         self._paused.clear()
@@ -183,7 +181,6 @@ class Session:
     def _revoked(self, consumer: Consumer, where: Sequence[TopicPartition]) -> None:
         # What waits was not moved: whoever gets the partition next reads it again.
         self._ours = []
-        self._unwritten = {}
         self._merge.assign(())
 
     def _fetch(self, wait_s: float) -> None:
@@ -227,14 +224,18 @@ class Session:
         self._ask("end", producer.commit_transaction, self._timeout_s)
         self._work.count(moved)
 
-    def _settle(self) -> None:
+    def _settle(self, places: Sequence[Place], ours: Sequence[int]) -> None:
         """Make the places where partitions begin the group's positions, before a record moves."""
-        if not self._unwritten:
+        if all(one.known for one in places):
             return
         self._ask("first", self._producer.begin_transaction)
-        self._ask("first positions", self._positions, self._unwritten)
+        try:
+            first = self._begin.unmade(places, ours)
+        except KafkaException as error:
+            self._fail("begin", error)
+        if first:
+            self._ask("first positions", self._positions, first)
         self._ask("first end", self._producer.commit_transaction, self._timeout_s)
-        self._unwritten = {}
 
     def _positions(self, behind: Mapping[int, int]) -> None:
         source, group = self._work.source, self._consumer.consumer_group_metadata()

@@ -16,6 +16,11 @@ from keyfold.export.events import why_no_key
 from keyfold.worker.emit import MAX_REQUEST_BYTES, TRUNCATED_BYTES
 from keyfold.worker.key_field import KeyReader
 
+
+class Again(Exception):
+    """What was begun cannot be gone on with: begin anew behind the last transaction."""
+
+
 OVERHEAD_BYTES = 200  # of a record as the only one of a request, beside key, value and headers
 
 Headers = Sequence[tuple[str, bytes | None]]

@@ -2,8 +2,11 @@
 
 Owns what must hold before that may be offered, and what it means. Another bundle's states are taken
 over only with --inherit, and only by a fine-tune of that bundle: any other model would read numbers
-that mean nothing to it, and nobody could tell afterwards. Called by cli.py; inherit.py checks
-states here too.
+that mean nothing to it, and nobody could tell afterwards. And only with at-least-once outputs: a
+transaction under way, or one behind a save that is not due yet, moves what is out beyond the state
+at any moment, also after it was looked at, and what is out is never predicted again: the child
+would fold it silently, though the parent predicted it. Called by cli.py; inherit.py checks states
+here too.
 """
 
 from __future__ import annotations
@@ -69,6 +72,7 @@ def adopt(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
 def _inherit(admin: Admin, what: tuple[Survey, Sequence[Place]], parent: Bundle, yes: bool) -> int:
     """Give partitions' states to a fine-tune of the bundle that has folded them."""
     found, places = what
+    _check_at_least_once(found, places)
     check_inherits(found.bundle, parent)
     if found.replaced:
         raise Crash(f"{found.replaced}: adopt the states with bundle {parent.id} first")
@@ -120,6 +124,18 @@ def check_folded_by(place: Place, parent: Bundle, identity: str) -> None:
         raise Crash(
             f"{where}: expected the [emit] settings under which the states were kept, "
             f"{rule or 'none that remember'}, got {wanted or 'none that remember'}"
+        )
+
+
+def _check_at_least_once(found: Survey, places: Sequence[Place]) -> None:
+    """Refuse where outputs go, or went last, out in transactions. Raises Crash."""
+    named = found.config.worker.exactly_once
+    if named or any(place.meta("#C") for place in places):
+        where = "worker.outputs" if named else "the states' last owner"
+        raise Crash(
+            f"--inherit: expected at-least-once outputs, got exactly-once ({where}): what is out "
+            "may move beyond the states at any moment, and stays the parent's; begin a new group "
+            "with them: keyfold-state inherit OLD.toml NEW.toml, then handover OLD.toml NEW.toml"
         )
 
 

@@ -128,7 +128,8 @@ def _add_resolving(add: Callable[[str, Command, str], argparse.ArgumentParser]) 
     _partitions(one)
     one.add_argument("--inherit", type=Path, metavar="PARENT_BUNDLE",
                      help="the bundle that folded them: worker.bundle is a fine-tune of it "
-                     "(keyfold-train --parent) and goes on with its states")  # fmt: skip
+                     "(keyfold-train --parent) and goes on with its states; not with exactly-once "
+                     "outputs (see inherit)")  # fmt: skip
     _yes(one)
 
 

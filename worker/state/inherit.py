@@ -6,7 +6,15 @@ place at one instant, only where the new group has nothing. It may be killed at 
 again. Called by cli.py.
 
 The order: Redis learns that the new group waits for the outputs before it has a state, so that no
-worker that starts in between emits anything.
+worker that starts in between emits anything. A name that waits is never taken back: owners that
+have heard it would put it there again (handover/ownership.py).
+
+With exactly-once outputs this is safe where adopt --inherit is not. What the old group puts out
+beyond the copied watermark, by transactions under way or behind a save that is not due, stays its
+own: the new group has no group offset that could hide an event (it must be new, and _BEGIN demands
+that no owner of it has taken a fence, without which nothing is emitted), folds silently from the
+copied watermark on, and begins to emit at a seam below which everything is out AND saved. With an
+output topic of its own it emits from the copied watermark on, and nobody else emits there.
 """
 
 from __future__ import annotations
@@ -41,9 +49,18 @@ def inherit(config: Config, admin: Admin, arguments: argparse.Namespace) -> int:
     if new.then is None and old.then is not None:
         admin.set_topic(topic, old.then)  # under which the states were folded
     for place in places:
-        if _silent(config):
-            _wait(config, admin, place.number)
-        _copy(giver, admin, (old, new), place)
+        if not _silent(config):
+            _copy(giver, admin, (old, new), place)
+            continue
+        _wait(config, admin, place.number)
+        try:
+            _copy(giver, admin, (old, new), place)
+        except Crash as error:
+            raise Crash(
+                f"{error} (group {config.kafka.group!r} stays noted as one that waits for the "
+                f"outputs: group {old_config.kafka.group!r} goes on as it is, and this command may "
+                "be run again)"
+            ) from error
     return done()
 
 

@@ -88,7 +88,7 @@ class OutputCheck:
         self, bundle: Bundle, place: Place, refold: Refold, findings: Findings, strays: Strays
     ) -> None:
         self._bundle = bundle.id
-        self._readings = {bundle.id: Reading(bundle, findings)}  # by bundle
+        self._readings: dict[tuple[str, float], Reading] = {}  # by bundle and tolerance
         self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
         self._seen = bytearray(len(refold))  # per input record
@@ -124,7 +124,7 @@ class OutputCheck:
             return
         expected = self._refold.expected(position)
         key_is_right = self._key_is_right(expected, event, key, members, where)
-        difference = self._reading(event).difference(expected, place.at(event), members)
+        difference = self._reading(position).difference(expected, place.at(event), members)
         verdict = RIGHT if key_is_right and difference is None else WRONG
         if self._seen[position] != UNSEEN:
             if self._repeats(position, verdict, members, value):
@@ -164,12 +164,13 @@ class OutputCheck:
             want = "the same prediction again"
             findings.add(Fault.CONFLICT, place.at(event), want, f"another one at {where}")
 
-    def _reading(self, event: int) -> Reading:
+    def _reading(self, position: int) -> Reading:
         """Return who judges an event's prediction: the bundle that folded it."""
-        bundle = self._refold.bundle_at(event)
-        if bundle.id not in self._readings:
-            self._readings[bundle.id] = Reading(bundle, self._findings)
-        return self._readings[bundle.id]
+        bundle = self._refold.judge_at(position)
+        name = bundle.id, bundle.manifest.tolerance
+        if name not in self._readings:
+            self._readings[name] = Reading(bundle, self._findings)
+        return self._readings[name]
 
     def finish(self) -> None:
         """Count the partition's records and note the events that must have a prediction."""
@@ -202,7 +203,7 @@ class OutputCheck:
         # Another grouping of the same events may change the last bits of a float: within the
         # tolerance a repetition says the same thing, even if not in the same bytes.
         first = self._firsts.get(position)
-        reading = self._reading(self._refold.offset(position))
+        reading = self._reading(position)
         same = first is None or reading.repeats(first, members)
         return same and verdict == self._seen[position] == RIGHT
 

@@ -2,7 +2,7 @@
 
 Owns how a dead letter is read back (headers, original key and value) and when one will do. Pure:
 it reads no topic and shares nothing with the code that wrote the dead letters. Called by
-cli.py and by tests.
+verification.py and by tests.
 """
 
 from __future__ import annotations

@@ -74,6 +74,9 @@ class KeyState:
     # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
     tensors: list[NDArray[Any]]
     memory: Memory = field(default_factory=Memory)  # of what was emitted, where a rule says it
+    since: int = (
+        0  # who folded when it was cold last: 0, or where states were inherited a later one
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,25 @@
 """The bundles that folded the beginning of a partition, where a fine-tune inherited their states.
 
-Owns what is needed to fold that part again; who folded what, Redis says (stored.py reads #I).
-Called by verification.py; refold.py folds with it.
+Owns what is needed to fold that part again, and how exactly its numbers can be told; who folded
+what, Redis says (stored.py reads #I). A bundle that no partition names is refused, and so is one
+that the next is no fine-tune of: what a parent may have been off widens what is allowed, which
+must be for no one else's sake. Called by verification.py; refold.py folds with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
-from keyfold.export.lineage import PARENT
+from keyfold.export.lineage import PARENT, check_inherits
 from keyfold.worker.emit_settings import Emit
 from keyfold.worker.errors import Crash
 from keyfold.worker.verify.offline_emit import OfflineEmit
+from keyfold.worker.verify.offline_key import OfflineKey
 from keyfold.worker.verify.offline_step import OfflineStep
 from keyfold.worker.verify.stored import Stored
 
@@ -27,6 +31,44 @@ class Former:
     step: OfflineStep  # what it computes
     upto: int  # offset of the first event that it did not fold
     rule: OfflineEmit | None = None  # which of its predictions were emitted; None: all
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """How one bundle folds a key, with the tolerance that the key's history asks for."""
+
+    bundle: Bundle  # what it computes, and how far numbers may be off
+    key: OfflineKey  # its step
+    rule: OfflineEmit | None  # which of its predictions were emitted; None: all
+
+
+class Folders:
+    """Who folds which of a partition's events."""
+
+    def __init__(self, folders: Sequence[Former]) -> None:
+        """`folders`: in order; the last one folds all that the others have not."""
+        self._all = folders
+        self._known: dict[tuple[int, int], Folder] = {}
+
+    def number(self, offset: int) -> int:
+        """Return who folds the event at an offset, counted from 0."""
+        return next(number for number, one in enumerate(self._all) if offset < one.upto)
+
+    def of(self, now: int, since: int) -> Folder:
+        """Return how `now` folds a key that was cold last when `since` folded.
+
+        Only such a key's numbers may be off by as much as those between were allowed to be.
+        """
+        found = self._known.get((now, since))
+        if found is None:
+            one = self._all[now]
+            step, rule = one.step, one.rule
+            if since < now:
+                before = [former.step.bundle for former in self._all[since:now]]
+                step = step.judged_as(lenient(step.bundle, before))
+                rule = None if rule is None else rule.judged_as(step.bundle)
+            found = self._known[now, since] = Folder(step.bundle, OfflineKey(step), rule)
+        return found
 
 
 Parents = Mapping[str, tuple[OfflineStep, OfflineEmit | None]]  # by bundle id
@@ -41,13 +83,35 @@ def load_parents(paths: Iterable[Path], emit: Emit | None) -> Parents:
     }
 
 
-def formers(stored: Stored | None, first: int, known: Parents) -> tuple[Former, ...]:
-    """Return who folded what from `first` on before the present bundle, in order.
+def check_named(known: Collection[str], named: Collection[str] | None, group: str) -> None:
+    """Refuse a parent that folded nothing of what is verified. Raises Crash.
 
-    `known` are those at hand. Raises Crash: one that is needed is not.
+    `named` are those that Redis names; None: without Redis nobody can tell.
+    """
+    if known and named is None:
+        raise Crash("--parent: which events it folded only Redis knows: verify without --no-state")
+    for bundle in known:
+        if bundle not in (named or ()):
+            raise Crash(
+                f"--parent: expected a bundle whose states group {group!r} has inherited "
+                f"({', '.join(sorted(named or ())) or 'none'}), got {bundle}: leave it out"
+            )
+
+
+def formers(
+    stored: Stored | None, first: int, known: Parents, present: Bundle
+) -> tuple[Former, ...]:
+    """Return who folded what from `first` on before the `present` bundle, in order.
+
+    `known` are those at hand. Raises Crash: one that is needed is not. Raises BundleError: one is
+    no fine-tune of the one before it.
     """
     if stored is None:
         return ()
+    chain = [known[bundle][0].bundle if bundle in known else None for bundle, _ in stored.formers]
+    for parent, child in pairwise([*chain, present]):
+        if parent is not None and child is not None:
+            check_inherits(child, parent)
     found = []
     for bundle, upto in stored.formers:
         if upto <= first:

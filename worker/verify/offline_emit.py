@@ -71,6 +71,10 @@ class OfflineEmit:
         self._counts = (emit.what == "when" or self._alerts) and emit.n > 1
         self._changes = emit.what == "on_change"
 
+    def judged_as(self, bundle: Bundle) -> OfflineEmit:
+        """Return the same rule under a bundle that differs in its tolerance only."""
+        return OfflineEmit(self._emit, bundle)
+
     @property
     def bytes_per_key(self) -> int:
         """Size of what is stored of it for a key: int64 bits, float64 of whether and what."""

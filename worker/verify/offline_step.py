@@ -7,6 +7,7 @@ Called by refold.py.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ class OfflineStep:
             {value.name: (value.type, list(value.shape)) for value in self._session.get_outputs()},
         )
         contract.check_golden(bundle, self._call)
+
+    def judged_as(self, bundle: Bundle) -> OfflineStep:
+        """Return the same graph under a bundle that differs in its tolerance only."""
+        other = copy(self)
+        other.bundle = bundle
+        return other
 
     def cold(self) -> list[NDArray[Any]]:
         """Return the tensors (R,*dims) of a key without history."""

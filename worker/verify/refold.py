@@ -37,7 +37,7 @@ from keyfold.worker.verify.folded import (
     Rejected,
     Sure,
 )
-from keyfold.worker.verify.formers import Former
+from keyfold.worker.verify.formers import Folders, Former
 from keyfold.worker.verify.lost import Gap, Lost
 from keyfold.worker.verify.offline_emit import Due, OfflineEmit
 from keyfold.worker.verify.offline_key import UNJUDGED, Event, OfflineKey, Stepped
@@ -68,15 +68,14 @@ class Refold:
         manifest = step.bundle.manifest
         self._origin = origin or Origin()
         # Who folds from which offset on: one bundle, but where its states were inherited.
-        self._folders = [*self._origin.formers, Former(step, FOR_EVER, rule)]
+        self._folders = Folders([*self._origin.formers, Former(step, FOR_EVER, rule)])
         self._folder = 0  # who does now
-        self._key = OfflineKey(self._folders[0].step)
+        self._key: OfflineKey = self._folders.of(0, 0).key
         self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
         form = format_for(manifest.events, manifest.features)
         self._repeated = Repeated(passthrough, form) if passthrough else None
-        self.rule = self._folders[
-            0
-        ].rule  # of what is emitted; None: every prediction, and no alert
+        # Of what is emitted; None: every prediction, and no alert.
+        self.rule = self._folders.of(0, 0).rule
         self._due = array("b")  # per record: output and alert, where a rule says it
         self._events = array("q")  # digests of what is repeated, if anything is
         self._resets = manifest.events.tombstone == "reset"
@@ -86,6 +85,7 @@ class Refold:
         self._offsets, self._kinds, self._key_numbers = array("q"), array("b"), array("i")
         self._times, self._steps, self._outputs = array("q"), array("q"), array("f")
         self._gaps, self._known = array("b"), array("b")
+        self._since = array("i")  # KeyState.since
         self._scores, self._judged = array("f"), array("d")  # of bundles that score events
         self._numbers: dict[bytes, int] = {}
         self.keys: list[bytes] = []  # key number -> record key
@@ -123,14 +123,22 @@ class Refold:
 
     def bundle_at(self, offset: int) -> Bundle:
         """Return whose prediction the event at an offset has."""
-        return next(one.step.bundle for one in self._folders if offset < one.upto)
+        return self.judge(offset, self._folders.number(offset))
+
+    def judge(self, offset: int, since: int) -> Bundle:
+        """Return who folds at an offset, with the tolerance of a key cold since `since` folded."""
+        number = self._folders.number(offset)
+        return self._folders.of(number, min(since, number)).bundle
+
+    def judge_at(self, position: int) -> Bundle:
+        """Return whose prediction the event at a position has, with its key's tolerance."""
+        return self.judge(self._offsets[position], self._since[position])
 
     def _hand_on(self, offset: int) -> None:
         """Let the bundle that folds from `offset` on go on with the states there are."""
-        while offset >= self._folders[self._folder].upto:
-            self._folder += 1
-            folder = self._folders[self._folder]
-            self._key, self.rule = OfflineKey(folder.step), folder.rule
+        for number in range(self._folder + 1, self._folders.number(offset) + 1):
+            self._folder, folder = number, self._folders.of(number, number)
+            self._key, self.rule = folder.key, folder.rule
             for state in self.states.values():
                 state.tensors = self._key.taken_over(state.tensors)
 
@@ -218,8 +226,9 @@ class Refold:
         time_ms = event.time_ms
         state = self._before(key, offset, time_ms)
         stepped: Stepped | None = self._blank
+        folder = self._folders.of(self._folder, state.since)
         if state.known:
-            stepped = self._key.one(event, state.tensors)
+            stepped = folder.key.one(event, state.tensors)
         elif offset in self._origin.rejected:
             stepped = None
         if stepped is None and state.steps == 0:
@@ -240,11 +249,11 @@ class Refold:
             return
         state.steps += 1
         state.offset = offset
-        due = (Due.NO, Due.NO) if self.rule is None else self.rule.unknown()
+        due = (Due.NO, Due.NO) if folder.rule is None else folder.rule.unknown()
         if state.known:
             state.tensors = stepped.tensors
-            if self.rule is not None:
-                output, alert, state.memory = self.rule.one(stepped, state.memory)
+            if folder.rule is not None:
+                output, alert, state.memory = folder.rule.one(stepped, state.memory)
                 due = output, alert
         self._append(offset, Kind.EVENT, self._number(key), state)
         if self.rule is not None:
@@ -297,7 +306,7 @@ class Refold:
         return self.silent(state)
 
     def _cold(self, gap: Gap, *, known: bool = True) -> KeyState:
-        return KeyState(0, -1, 0, 0, -1, gap, known, self._key.cold())
+        return KeyState(0, -1, 0, 0, -1, gap, known, self._key.cold(), since=self._folder)
 
     def _clear(self, key: bytes, at: Cleared) -> None:
         self.states.pop(key, None)
@@ -318,6 +327,7 @@ class Refold:
         self._steps.append(0 if state is None else state.steps)
         self._gaps.append(Gap.NEVER if state is None else state.gap)
         self._known.append(state is None or state.known)
+        self._since.append(0 if state is None else state.since)
         if self.rule is not None:
             self._due.extend((Due.NO, Due.NO))
 

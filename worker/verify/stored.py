@@ -115,6 +115,21 @@ class StoredGroup:
         except RedisError as error:
             raise Crash(explain(error, self._access)) from error
 
+    def inherited(self, topic: str, partitions: int) -> set[str]:
+        """Return the bundles that folded some of any partition's states before their present one.
+
+        Raises Crash when #I cannot be read.
+        """
+        found = set()
+        for number in range(partitions):
+            name = self._name(topic, number)
+            try:
+                text = cast("bytes | None", self._redis.hget(name, INHERITED)) or b""
+            except RedisError as error:
+                raise Crash(f"{name}: {explain(error, self._access)}") from error
+            found |= {one for one, _ in Stored(name, {INHERITED: text.decode()}, {}, 0).formers}
+        return found
+
     def read(self, topic: str, partition: int) -> Stored | None:
         """Return a partition's states and watermark of one instant; None: there is no such hash.
 

@@ -50,7 +50,7 @@ def check_states(
     """Compare the states stored at the watermark with the fold of all events below it."""
     for field, expected, got in _meta_differences(place, refold, stored):
         findings.add(Fault.WRONG_STATE, f"{stored.name} {field}", expected, got)
-    reader = _Reader(bundle, refold, findings)
+    reader = _Reader(bundle, place, refold, findings)
     for key, state in refold.states.items():
         value = stored.states.get(key)
         where = f"key {show_key(key)} in {stored.name} at watermark {place.watermark}"
@@ -143,16 +143,35 @@ def _is_between(low: str, text: str, high: str, *, open_end: bool) -> bool:
         return not low and not text
 
 
-class _Reader:
-    """Takes stored states apart."""
+class _Allowed:
+    """By how much numbers of a state may be off."""
 
-    def __init__(self, bundle: Bundle, refold: Refold, findings: Findings) -> None:
-        self._specs = bundle.manifest.kept
+    def __init__(self, bundle: Bundle) -> None:
         self._tolerance = bundle.manifest.tolerance
-        self._output_tolerance = self._tolerance * bundle.golden.scale()
+        self._output = self._tolerance * bundle.golden.scale()
         anomaly = bundle.manifest.outputs.anomaly
         scales = anomaly.scales if anomaly is not None else (1.0,)
-        self._score_tolerance = SPREAD * self._output_tolerance / min(scales)
+        self._score = SPREAD * self._output / min(scales)
+
+    def of(self, name: str, want: NDArray[Any]) -> float:
+        """Return by how much a tensor's numbers may be off."""
+        if name.startswith(FRONT) or name == "back.count":
+            return 0.0  # whatever the weights: copies and exact sums, in the same order
+        if name == "back.forecast":
+            return self._output  # what the graph put out
+        if name.startswith(BACK):
+            return self._score + SPREAD * ROUNDING * float(np.nanmax(want, initial=0.0))
+        return self._tolerance * max(
+            1.0, float(np.sqrt(np.mean(np.square(want, dtype=np.float64))))
+        )
+
+
+class _Reader:
+    """Takes the states stored at a watermark apart."""
+
+    def __init__(self, bundle: Bundle, place: Place, refold: Refold, findings: Findings) -> None:
+        self._specs, self._watermark = bundle.manifest.kept, place.watermark
+        self._by_since: dict[int, _Allowed] = {}  # by who folded when a key was cold last
         self._rule_at = HEAD.size + bundle.manifest.state_bytes
         self._size = self._rule_at + (refold.rule.bytes_per_key if refold.rule is not None else 0)
         self.refold, self._findings = refold, findings
@@ -223,7 +242,7 @@ class _Reader:
         return None
 
     def _tensor_difference(self, value: bytes, state: KeyState) -> Difference | None:
-        start = HEAD.size
+        start, allowed = HEAD.size, self._allowed(state)
         # Behind the tensors that are stored there may be more, known offline only.
         for spec, tensor in zip(self._specs, state.tensors, strict=False):
             kind = np.dtype(spec.dtype).newbyteorder("<")
@@ -233,13 +252,13 @@ class _Reader:
             want = tensor[0].ravel()
             if spec.input == THRESHOLD and not state.tensors[-1][0]:
                 got, want = got[:1], want[:1]  # the threshold may be another one, too
-            difference = self._one_difference(spec.input, got, want)
+            difference = self._one_difference(spec.input, got, want, allowed)
             if difference is not None:
                 return difference
         return None
 
     def _one_difference(
-        self, name: str, got: NDArray[Any], want: NDArray[Any]
+        self, name: str, got: NDArray[Any], want: NDArray[Any], limits: _Allowed
     ) -> Difference | None:
         """Compare one tensor's numbers with those of the fold."""
         same = got == want
@@ -249,19 +268,13 @@ class _Reader:
         gap = float(gaps.max(initial=0.0))
         worst = self._findings.max_abs_state_difference
         self._findings.max_abs_state_difference = max(worst, gap)
-        allowed = self._allowed(name, want)
+        allowed = limits.of(name, want)
         if gap <= allowed:
             return None
         return f"{name} within {allowed:.2g} of the fold", f"a difference of {gap:.3g}"
 
-    def _allowed(self, name: str, want: NDArray[Any]) -> float:
-        """Return by how much a tensor's numbers may be off."""
-        if name.startswith(FRONT) or name == "back.count":
-            return 0.0  # whatever the weights: copies and exact sums, in the same order
-        if name == "back.forecast":
-            return self._output_tolerance  # what the graph put out
-        if name.startswith(BACK):
-            return self._score_tolerance + SPREAD * ROUNDING * float(np.nanmax(want, initial=0.0))
-        return self._tolerance * max(
-            1.0, float(np.sqrt(np.mean(np.square(want, dtype=np.float64))))
-        )
+    def _allowed(self, state: KeyState) -> _Allowed:
+        if state.since not in self._by_since:
+            judge = self.refold.judge(self._watermark, state.since)
+            self._by_since[state.since] = _Allowed(judge)
+        return self._by_since[state.since]

@@ -27,7 +27,7 @@ from keyfold.worker.verify.archive import Archive, Entry
 from keyfold.worker.verify.compare import OutputCheck, Place, Strays
 from keyfold.worker.verify.dead_letters import DeadLetter, check_dead_letters, parse_dead_letter
 from keyfold.worker.verify.findings import Fault, Findings
-from keyfold.worker.verify.formers import check_judged, formers, lenient, load_parents
+from keyfold.worker.verify.formers import check_judged, check_named, formers, load_parents
 from keyfold.worker.verify.lost import Lost, covered
 from keyfold.worker.verify.offline_emit import OfflineEmit
 from keyfold.worker.verify.refold import OfflineStep, Origin, Refold
@@ -100,7 +100,6 @@ class _Verification:
         rule = Emission.of(target.emit, step.bundle.manifest.outputs)  # refuses what does not fit
         self._owner = joined(step.bundle, rule)
         self._parents = load_parents(target.parents, None if rule is None else target.emit)
-        step.bundle = lenient(step.bundle, [one.bundle for one, _ in self._parents.values()])
         self._rule = None if rule is None else OfflineEmit(target.emit, step.bundle)
         self._count = log.partitions(target.input)
         self._letters = _DeadLetters(log, target, self._count, self._findings)
@@ -123,6 +122,10 @@ class _Verification:
                 "has its worker ever run? (keyfold-state list tells more; --no-state compares the "
                 "topics alone)"
             )
+        named = None
+        if self._group is not None and self._parents:
+            named = self._group.inherited(target.input, self._count)
+        check_named(self._parents, named, target.group)
         for partition in range(self._count):
             self._partition(partition)
         self._strays.report(self._findings)
@@ -195,7 +198,7 @@ class _Verification:
             target.input, target.output, partition, base, watermark, floor, committed, start,
             resets, self._seams(partition, rejected),
         )  # fmt: skip
-        before = formers(stored, first, self._parents)
+        before = formers(stored, first, self._parents, self._step.bundle)
         self._findings.inherited += bool(before)
         return _Begin(place, first, Origin(lost, complete, most, rejected, before))
 

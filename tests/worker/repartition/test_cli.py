@@ -16,6 +16,7 @@ from confluent_kafka import (
     OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
+    KafkaException,
     Producer,
     TopicPartition,
 )
@@ -34,11 +35,12 @@ from keyfold.worker.check.key_placement import java_partition
 from keyfold.worker.config import read_config
 from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES
 from keyfold.worker.key_field import KeyReader
+from keyfold.worker.repartition import begin as begin_module
 from keyfold.worker.repartition import cli as repartition
 from keyfold.worker.repartition.begin import Begin, Place
 from keyfold.worker.repartition.merge import Merge
-from keyfold.worker.repartition.session import Again, Session
-from keyfold.worker.repartition.work import Work
+from keyfold.worker.repartition.session import Session
+from keyfold.worker.repartition.work import Again, Work
 from local.services import Child
 
 RAW_PARTITIONS = 3
@@ -250,7 +252,12 @@ def test_done_is_not_said_while_another_instance_holds_what_was_not_moved(
     first.settings["kafka"]["session_timeout_s"] = 6.0
     first.write()
     group, given = f"{first.serving.group}-repartition", list[TopicPartition]()
-    holder = Consumer({"bootstrap.servers": first.serving.kafka.address, "group.id": group})
+    # Else whichever of the two gets partition 0 would have to make them.
+    stand(first, raw, dict.fromkeys(range(RAW_PARTITIONS), 0))
+    address = first.serving.kafka.address
+    holder = Consumer(
+        {"bootstrap.servers": address, "group.id": group, "enable.auto.commit": False}
+    )
     holder.subscribe([raw], on_assign=lambda _, where: given.extend(where))
     child = start(first, raw, "--once")
     deadline = time.monotonic() + 90
@@ -414,6 +421,7 @@ def test_a_new_partition_without_records_begins_as_it_is(first: FirstRun, raw: s
 
 def test_who_has_not_partition_0_waits_for_the_first_positions(first: FirstRun, raw: str) -> None:
     fill(first, raw, 30)
+    know_group(first, raw)
     config = read_config(first.file, (), {})
     made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
     address = first.serving.kafka.address
@@ -427,6 +435,96 @@ def test_who_has_not_partition_0_waits_for_the_first_positions(first: FirstRun, 
             asked = pool.submit(begin.places, [1, 2])
             stand(first, raw, {0: 0, 1: 1, 2: 2})
             assert asked.result() == [Place(1, 1, known=True), Place(2, 2, known=True)]
+
+
+def test_only_who_has_partition_0_makes_first_positions(
+    first: FirstRun, raw: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who makes them late would set back what another has moved meanwhile."""
+    monkeypatch.setattr(begin_module, "AWAIT_S", 0.3)
+    fill(first, raw, 30)
+    know_group(first, raw)
+    config = read_config(first.file, (), {})
+    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    address = first.serving.kafka.address
+    with closing(Consumer({"bootstrap.servers": address, "group.id": made.group})) as consumer:
+        begin = Begin(config, made, consumer, 10.0)
+        for flag in ("", "start", "end"):
+            made.begin = flag
+            with pytest.raises(Again) as told:
+                begin.places([1, 2])
+            assert str(told.value) == (
+                f"group {made.group} has no positions in partitions 1, 2 of {raw}: whoever has "
+                "partition 0 makes them (is there another instance, and does it go on?)"
+            )
+        made.begin = ""
+        stand(first, raw, {0: 0, 2: 2})
+        with pytest.raises(Again, match="in partitions 1 of"):
+            begin.places([1, 2])
+        # A position that retention has overtaken is its holder's own to make anew.
+        made.begin = "start"
+        stand(first, raw, {0: 0, 1: 99, 2: 2})
+        assert begin.places([1, 2]) == [Place(1, 0, known=False, was=99), Place(2, 2, known=True)]
+
+
+def test_first_positions_never_replace_what_was_set_meanwhile(first: FirstRun, raw: str) -> None:
+    fill(first, raw, 30)
+    know_group(first, raw)
+    config = read_config(first.file, (), {})
+    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    address = first.serving.kafka.address
+    session = Session(config, made)
+    with closing(session._consumer):
+        session._producer.init_transactions(30)
+        places = session._begin.places([0])
+        assert [place.known for place in places] == [False] * RAW_PARTITIONS
+        stand(first, raw, {1: 5})  # whoever has partition 1 was faster, and has moved 5 records
+        session._settle(places, [0])
+        assert positions(address, made.group, raw) == {0: 0, 1: 5, 2: 0}
+        forget(first)
+        stand(first, raw, {0: 3})
+        with pytest.raises(Again, match=f"{raw}:0: its position has changed meanwhile"):
+            session._settle(places, [0])
+    assert positions(address, made.group, raw) == {0: 3}
+
+
+def test_an_instance_without_partition_0_begins_when_the_other_has_made_its_position(
+    first: FirstRun, raw: str
+) -> None:
+    """Two begin at once: whoever gets partition 0 makes all first positions, late or not."""
+    fill(first, raw, 2000)
+    both = [start(first, raw, "--instance", name) for name in "ab"]
+    serving = first.serving
+    serving.wait_until(
+        lambda: len(serving.records(serving.input)) + len(serving.records(serving.dead_letter))
+        >= 2000,
+        "records moved", both,
+    )  # fmt: skip
+    for child in both:
+        child.stop()
+        assert child.exit_code == 0, child.log_tail()
+    compare(first, raw)
+
+
+def know_group(first: FirstRun, raw: str) -> None:
+    """Wait until a broker that has just begun looks after the group, which has no positions."""
+
+    def answers() -> bool:
+        try:
+            return positions(address, group, raw) == {}
+        except KafkaException:
+            return False
+
+    address, group = first.serving.kafka.address, f"{first.serving.group}-repartition"
+    first.serving.wait_until(answers, "the group", [])
+
+
+def positions(address: str, group: str, raw: str) -> dict[int, int]:
+    """Return the group's positions."""
+    with closing(Consumer({"bootstrap.servers": address, "group.id": group})) as consumer:
+        asked = [TopicPartition(raw, number) for number in range(RAW_PARTITIONS)]
+        found = consumer.committed(asked, 20)
+    return {one.partition: one.offset for one in found if one.offset >= 0}
 
 
 def test_records_lost_to_retention_are_told_before_anything_goes_on(
@@ -468,7 +566,7 @@ def test_dead_in_its_first_transaction_it_begins_without_a_flag(first: FirstRun,
     config = read_config(first.file, (), {})
     made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
     session = Session(config, made)
-    session._settle = lambda: None  # type: ignore[method-assign]
+    session._settle = lambda places, ours: None  # type: ignore[method-assign]
     session._positions = lambda behind: end(session)  # type: ignore[method-assign]
     with pytest.raises(Killed), session:
         session.run(Untold(), once=True)

@@ -1,7 +1,7 @@
 """keyfold-state erase: the tombstone's place, the wait, the receipt.
 
 On a real Kafka and Valkey; the worker's part (moving W, dropping the state) is done by hand here,
-and by a real worker in test_state_serving.py.
+and by a real worker in test_serving.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """keyfold-state handover without workers: what it refuses, withdraws and says, and what list shows.
 
-With workers: test_handover_serving.py. What is decided: test_handover.py.
+With workers: tests/worker/handover/test_serving.py. What is decided:
+tests/worker/handover/test_ownership.py.
 """
 
 from __future__ import annotations

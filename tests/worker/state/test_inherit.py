@@ -210,14 +210,43 @@ def test_a_child_that_keeps_other_states_is_refused(
     assert err.endswith("it cannot go on with the parent's states\n")
 
 
+WAY = (
+    "what is out may move beyond the states at any moment, and stays the parent's; begin a new "
+    "group with them: keyfold-state inherit OLD.toml NEW.toml, then handover OLD.toml NEW.toml\n"
+)
+
+
+def test_exactly_once_outputs_are_inherited_in_a_new_group_only(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All is saved as far as a look can tell; a transaction that ends after it changes that."""
+    case, asked = tuned.case, ("--partition", "0", "--inherit", str(tuned.parent.path))
+    case.plant(watermark=10)
+    case.commit(10, "keyfold:r0")
+    before = case.meta()
+    assert tuned.adopt(*asked, worker__outputs="exactly-once") == 2
+    assert capsys.readouterr().err == (
+        "keyfold-state: --inherit: expected at-least-once outputs, got exactly-once "
+        f"(worker.outputs): {WAY}"
+    )
+    assert case.meta() == before
+    # Nor do other settings than those of the worker that had the states help.
+    case.plant(watermark=10, C="10")
+    before = case.meta()
+    assert tuned.adopt(*asked) == 2
+    assert capsys.readouterr().err.endswith(f"exactly-once (the states' last owner): {WAY}")
+    assert case.meta() == before
+    case.redis.hset(case.name(), "#C", "")  # as the first at-least-once owner leaves it
+    assert tuned.adopt(*asked) == 0
+
+
 @pytest.mark.usefixtures("real_kafka")  # Tansu forgets a group offset's metadata
 def test_predictions_beyond_the_state_are_not_predicted_again_by_another_bundle(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned.case.plant(watermark=10, R="1", C="9")
+    tuned.case.plant(watermark=10, R="1")
     tuned.case.commit(12, "keyfold:r1")
-    asked = ("--partition", "0", "--inherit", str(tuned.parent.path))
-    assert tuned.adopt(*asked, worker__outputs="exactly-once") == 2
+    assert tuned.adopt("--partition", "0", "--inherit", str(tuned.parent.path)) == 2
     assert (
         "partition 0: expected all that is out to be saved, got predictions up to offset 11 and a "
         "state up to 10: run the parent's worker until it has caught up, stop it (SIGTERM)"
@@ -302,10 +331,17 @@ def test_the_group_waits_for_the_outputs_before_it_has_a_state(
     assert waited == [(tuned.newcomer,)] * 2
 
 
-def test_new_group_with_an_output_topic_of_its_own_emits_from_there_on(tuned: Tuned) -> None:
+def test_new_group_with_an_output_topic_of_its_own_emits_from_there_on(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for partition in (0, 1):
         tuned.case.plant(partition, watermark=0 if partition else 10)
     new = {"kafka__output": "other", "worker__emit_from": ""}
+    begin = inherited.begin
+    monkeypatch.setattr(inheriting, "begin", lambda *arguments: False)
+    assert tuned.inherit(new=new) == 2
+    assert "waits for the outputs" not in capsys.readouterr().err
+    monkeypatch.setattr(inheriting, "begin", begin)
     assert tuned.inherit(new=new) == 0
     assert tuned.new_meta()["#F"] == "10"
     assert tuned.records.read(0) == Handovers()
@@ -365,8 +401,21 @@ def test_a_state_that_came_since_the_look_is_not_replaced(
 
     monkeypatch.setattr(inheriting, "begin", begin_late)
     assert tuned.inherit() == 2
-    assert "got a state of it since this command began" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "got a state of it since this command began" in err
+    assert err.endswith(
+        f"(group '{tuned.newcomer}' stays noted as one that waits for the outputs: group "
+        f"'{case.group}' goes on as it is, and this command may be run again)\n"
+    )
+    assert err.count("\n") == 1
     assert tuned.new_meta() == {"#W": "0"}
+    noted = tuned.records.read(0)
+    assert noted.waiting == (tuned.newcomer,)
+    assert noted.emits(case.group, 0), "as the line says"
+    case.redis.delete(name)
+    monkeypatch.setattr(inheriting, "begin", begin)
+    assert tuned.inherit() == 0, "as the line says"
+    assert tuned.records.read(0) == noted
     assert not list(case.redis.scan_iter(match=f"*{tuned.newcomer}*inherit*"))
 
 

@@ -164,17 +164,38 @@ def test_new_group_goes_on_from_the_old_one_s_states_and_takes_the_outputs(
     assert verify_command.main([both[1], "--parent", str(parents[0])]) == 0
 
 
-@pytest.mark.parametrize(
-    ("outputs", "emit"),
-    [
-        ("at-least-once", Emit()),
-        ("exactly-once", Emit("on_change", step=0.2)),
-    ],
-)
-def test_group_goes_on_with_a_fine_tune_where_it_is(
-    serving: Serving, child: Bundle, outputs: str, emit: Emit
+def test_what_is_out_beyond_the_inherited_states_stays_the_old_group_s(
+    serving: Serving, child: Bundle
 ) -> None:
-    parent, settings = serving.bundle, {"worker__outputs": outputs}
+    """Why a new group inherits with exactly-once outputs where adopt --inherit must not."""
+    old, new = serving, copy.copy(serving)
+    new.group, new.bundle = f"{old.group}-new", child
+    new._workers += 100  # its logs have names of their own
+    once, both = {"worker__outputs": "exactly-once"}, files(old, new)
+    parents = (old.bundle.path,)
+    serving.send(make_events(300, 20))
+    with old.running(**once) as first:
+        old.wait_saved([first])
+    with old.running(**once, worker__save_every_ms="60000") as first:
+        serving.send(make_events(300, 20, seed=1, begin=300))
+        old.wait_until(lambda: len(predicted(old, old.bundle)) == 600, "predictions", [first])
+        assert state.main(["inherit", *both, "--yes"]) == 0
+        assert sum(seams_of(new).values()) == 300, "300 more are out and not saved"
+        with new.running(worker__emit_from="handover", **once) as second:
+            assert state.main(["handover", *both, "--yes"]) == 0
+            serving.send(make_events(200, 20, seed=2, begin=600))
+            old.wait_until(lambda: len(predicted(old, child)) == 200, "outputs", [first, second])
+    assert len(predicted(old, old.bundle)) == 600
+    findings = new.verify_clean(800, parents=parents, exactly_once=True)
+    assert (findings.inherited, findings.others) == (2, 600)
+    old.verify_clean(800, exactly_once=True)
+
+
+@pytest.mark.parametrize("emit", [Emit(), Emit("on_change", step=0.2)])
+def test_group_goes_on_with_a_fine_tune_where_it_is(
+    serving: Serving, child: Bundle, tmp_path: Path, emit: Emit
+) -> None:
+    parent, settings = serving.bundle, dict[str, Any]()
     flags: list[str] = []
     if emit.what != "all":
         settings |= {"emit__what": emit.what, "emit__step": str(emit.step)}
@@ -197,24 +218,44 @@ def test_group_goes_on_with_a_fine_tune_where_it_is(
         assert serving.state("list", *flags) == 0
     if emit.what == "all":
         check_fold(serving, (parent, child), seams)
-    options = {"emit": emit, "exactly_once": outputs == "exactly-once"}
+    options = {"emit": emit}
     parents = (parent.path,)
     findings = serving.verify_clean(1500, parents=parents, **options)
     assert (findings.inherited, findings.rejects, findings.dead_letters) == (2, 2, 2)
     assert findings.predictions == 1500 or emit.what != "all"
     refused_without_parent(serving, parent, **options)
+    stranger = fine_tuned(tmp_path / "stranger", parent, seed=9)
+    with pytest.raises(Crash, match=f"has inherited .{parent.id}., got {stranger.id}: leave it"):
+        serving.verify(parents=(parent.path, stranger.path), **options)
     assert shifted(serving, 20, parents=parents, **options).violations
     assert shifted(serving, -20, parents=parents, **options).violations
 
 
+def test_states_of_an_exactly_once_worker_are_refused_whatever_the_settings_say(
+    serving: Serving, child: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serving.send(make_events(200, 20))
+    with serving.running(worker__outputs="exactly-once") as worker:
+        serving.wait_saved([worker])
+    parent, serving.bundle = serving.bundle, child
+    asked = ("adopt", "--all", "--yes", "--inherit", str(parent.path))
+    assert serving.state(*asked) == 2
+    assert "exactly-once (the states' last owner)" in capsys.readouterr().err
+    assert serving.state(*asked, "--set=worker.outputs=exactly-once") == 2
+    assert "exactly-once (worker.outputs)" in capsys.readouterr().err
+
+
 def test_without_redis_predictions_of_a_fine_tune_are_not_called_wrong(
-    serving: Serving, child: Bundle
+    serving: Serving, child: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serving.send(make_events(300, 20))
     with serving.running() as worker:
         serving.wait_saved([worker])
     findings = serving.verify_clean(300)
     assert findings.states
+    said = r"has inherited .none., got .*: leave it out"
+    with pytest.raises(Crash, match=said):
+        serving.verify(parents=(child.path,))
     parent, serving.bundle = serving.bundle, child
     assert serving.state("adopt", "--all", "--yes", "--inherit", str(parent.path)) == 0
     with serving.running() as worker:
@@ -230,4 +271,8 @@ def test_without_redis_predictions_of_a_fine_tune_are_not_called_wrong(
             )
         )  # fmt: skip
     assert verify_command.main([settings, "--no-state"]) == 2
+    asked = [settings, "--no-state", "--parent", str(parent.path)]
+    capsys.readouterr()
+    assert verify_command.main(asked) == 2
+    assert "which events it folded only Redis knows" in capsys.readouterr().err
     assert verify_command.main([settings, "--parent", str(parent.path)]) == 0

@@ -1,7 +1,7 @@
 """The oracle's own front and back: what a key remembers, and what an event is then judged by.
 
 The numbers here are worked out by hand; that the worker's arrays say the same is tested in
-test_fold_around.py and test_oracle_agrees.py.
+tests/worker/test_fold_around.py and test_agrees.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """keyfold-verify on a real Kafka and Redis, where part of the log is gone or given up.
 
-No worker runs: naive_worker.py says what one leaves behind, so that each case is exact.
+No worker runs: tests/support/naive_worker.py says what one leaves behind, so that each case is
+exact.
 """
 
 from __future__ import annotations
