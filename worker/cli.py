@@ -1,8 +1,9 @@
 """`keyfold-worker`: reads the settings and runs the app under Faust's worker.
 
 Owns the command line, the log's form and the exit status: 0 after a drained stop, 2 for settings or
-a bundle that cannot be served, 70 after a crash. The commands around a worker (COMMANDS) have
-modules of their own, each with a `main`; several workers at once have a parent (processes.py).
+a bundle that cannot be served, 70 after a crash or when no broker answers at the start. The
+commands around a worker (COMMANDS) have modules of their own, each with a `main`; several workers
+at once have a parent (processes.py).
 """
 
 from __future__ import annotations
@@ -100,11 +101,18 @@ def _serve(words: list[str]) -> int:
         loop, app = _prepare(config, arguments, file)
     except Crash as error:
         print(f"keyfold-worker: {error}", file=sys.stderr)
-        return EX_USAGE
+        return _status_before_it_joined(error)
     except KeyboardInterrupt:
         print("keyfold-worker: interrupted before it joined", file=sys.stderr)
         return EX_INTERRUPTED
     return _run(app, loop, arguments.log_level)
+
+
+def _status_before_it_joined(error: Crash) -> int:
+    from keyfold.worker.app import EX_CRASH
+    from keyfold.worker.kafka.topics import NoBroker
+
+    return EX_CRASH if isinstance(error, NoBroker) else EX_USAGE
 
 
 def _prepare(
@@ -216,11 +224,14 @@ def _logging(level: str) -> dict[str, object]:
         "formatters": {
             "line": {"format": LINE},
         },
-        "filters": {"ours": {"()": "keyfold.worker.liveness.last_words.Ours"}},
+        "filters": {
+            "ours": {"()": "keyfold.worker.liveness.last_words.Ours"},
+            "quiet": {"()": "keyfold.worker.liveness.kafka_away.Quiet"},
+        },
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
-                "filters": ["ours"],
+                "filters": ["ours", "quiet"],
                 "stream": "ext://sys.stderr",
                 "formatter": "line",
             },

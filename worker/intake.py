@@ -38,6 +38,7 @@ from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.kafka.group_wait import GroupWait
 from keyfold.worker.kafka.session_timeout import limits_ms, refused
 from keyfold.worker.kafka.topics import TopicIds
+from keyfold.worker.liveness import kafka_away
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.records import Records
@@ -219,20 +220,31 @@ class Consumer(driver.Consumer):
     async def _hint_kafka(self) -> None:
         while not self.should_stop:
             await self.sleep(HINT_S)
+            there = await self._kafka_answers()
             await self._check_group()
+            if not there:
+                continue  # nobody to tell, and the group's silence is Kafka's
             await self._group_wait.look(joined=self.app.joined, member=self._thread.member_id)
             if not self.app.rebalancing:
                 running = [o for o in self.owners.values() if o.partition.phase is Phase.RUN]
                 await self._tell_kafka(running)
 
-    async def _check_group(self) -> None:
-        """End a worker that the group does not let in: no fetch would ever say so.
+    async def _kafka_answers(self) -> bool:
+        """Ask for the topics; say for the log and the pages when no broker answers.
 
         And see, also without partitions, whether the topic is what aiokafka takes it for: a leader
         that does not know it (it started while Kafka was away) gives nothing to anybody.
         """
-        with contextlib.suppress(KafkaError):
+        try:
             await self.partition_counts((self.app.input_topic,))
+        except KafkaError:
+            await asyncio.to_thread(kafka_away.note_silence, self.app.config.connection)
+        else:
+            kafka_away.note_answer()
+        return not kafka_away.waiting_for_kafka()
+
+    async def _check_group(self) -> None:
+        """End a worker that the group does not let in: no fetch would ever say so."""
         try:
             await self._thread.ask(self._thread.check_group)
         except KafkaTimeoutError:

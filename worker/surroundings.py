@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError, ResponseError
 
 from keyfold.worker.emit import Emitter
 from keyfold.worker.errors import RedisRefuses
+from keyfold.worker.liveness.kafka_away import waiting_for_kafka
 from keyfold.worker.liveness.watchdog import note_waiting
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.protocol import GroupOffset, Topic
@@ -126,6 +128,9 @@ async def wait_to_retry(doing: str, error: Exception, tries: int) -> int:
     """Say what failed, wait a little longer than the last time, and return the number of tries."""
     note_waiting(error)  # who waits for Redis is not stuck
     wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
-    log.warning("%s: %s: %s; trying again in %.1f s", doing, type(error).__name__, error, wait_s)
+    # Of a Kafka that is away worker/liveness/kafka_away.py tells, once for all partitions.
+    told = isinstance(error, KafkaError) and waiting_for_kafka()
+    level = logging.DEBUG if told else logging.WARNING
+    log.log(level, "%s: %s: %s; trying again in %.1f s", doing, type(error).__name__, error, wait_s)
     await asyncio.sleep(wait_s)
     return tries + 1

@@ -10,6 +10,7 @@ import json
 import sys
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,15 @@ def test_hook_makes_events_of_bytes_that_are_no_json() -> None:
         6: "the decoder hook refused it (KeyError)",
         7: "the record's value is null",
     }
+
+
+def test_hook_whose_module_does_not_even_import_is_refused_by_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_hook.py").write_text("def decode(value:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match=r"events\.decoder: expected an importable .*never closed"):
+        Decoder(EventSpec(decoder="broken_hook:decode"), FeatureSpec.numbers("a"))
 
 
 @pytest.mark.parametrize("name", ["nowhere:fn", "json:nothing", "json:__doc__"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from keyfold.export.events import Decoder
 from keyfold.worker.check.kafka import KafkaSide
 from keyfold.worker.check.records import RecordSide
 from keyfold.worker.check.redis import RedisSide
@@ -93,8 +94,11 @@ class Check:
         )
 
     def _bundle(self) -> Iterator[Finding]:
-        self._model = Model.load(self._config.worker.bundle)
-        manifest = self._model.bundle.manifest
+        model = Model.load(self._config.worker.bundle)
+        manifest = model.bundle.manifest
+        # Made as the worker makes it: a hook that cannot be imported ends that one at its start.
+        Decoder(manifest.events, manifest.features, manifest.outputs.targets)
+        self._model = model
         names = ", ".join(field.name for field in manifest.features.fields)
         yield ok(
             f"{self._model.bundle.id}: golden sequences differ by at most "

@@ -21,23 +21,28 @@ from confluent_kafka.admin import AdminClient
 from keyfold.export.connection import Connection
 from keyfold.export.refusals import why_refused
 from keyfold.worker.config import Kafka
-from keyfold.worker.errors import SetUpError, TopicError
+from keyfold.worker.errors import Crash, SetUpError, TopicError
 from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.kafka.rights import missing_rights
 
 log = logging.getLogger(__name__)
 
 TRY_AGAIN_S = 2.0
+SAY_EVERY_S = 10.0  # while no broker answers
 ASK_S = 5.0
 # What a broker answers that does not know topic ids.
 NO_IDS = (ClientError.UNSUPPORTED_VERSION, ClientError._UNSUPPORTED_FEATURE)
 
 
+class NoBroker(Crash):
+    """No broker answers: nothing to set right, as far as we can tell, but to try again."""
+
+
 async def check_topics(kafka: Kafka, connection: Connection | None = None, alert: str = "") -> None:
     """Wait for a broker that lets us in, and check rights, the three topics and that of alerts.
 
-    Without `connection` the brokers of `kafka` are plaintext ones. Raises TopicError, and
-    SetUpError when no broker answers within kafka.request_timeout_s, or one refuses us.
+    Without `connection` the brokers of `kafka` are plaintext ones. Raises TopicError, SetUpError
+    when a broker refuses us, and NoBroker when none answers within kafka.request_timeout_s.
     """
     connection = connection or Connection(kafka.brokers)
     counts = await _reach(kafka, connection)
@@ -50,9 +55,10 @@ async def check_topics(kafka: Kafka, connection: Connection | None = None, alert
 
 
 async def _reach(kafka: Kafka, connection: Connection) -> dict[str, int]:
-    """Return all topics' partition counts, once a broker tells them. Raises SetUpError."""
+    """Return all topics' partition counts, once told. Raises SetUpError, NoBroker."""
     loop = asyncio.get_running_loop()
     start = loop.time()
+    say_at_s = 0.0  # after the start
     while True:
         try:
             return await _partition_counts(connection)
@@ -64,8 +70,10 @@ async def _reach(kafka: Kafka, connection: Connection) -> dict[str, int]:
                 raise SetUpError(why) from error
             if waited_s + TRY_AGAIN_S > kafka.request_timeout_s:
                 text = f"kafka.brokers: no answer from {connection}: {why}"
-                raise SetUpError(text) from error
-            log.warning("no answer from %s; trying again in %.0f s", connection, TRY_AGAIN_S)
+                raise NoBroker(text) from error
+            if waited_s >= say_at_s:
+                say_at_s = waited_s + SAY_EVERY_S
+                log.warning("no answer from %s: %s; trying again", connection, why)
             await asyncio.sleep(TRY_AGAIN_S)
 
 

@@ -9,8 +9,11 @@ the port is tried by worker/cli.py before Faust starts.
              way to RUN. A HALT does not count, because no restart and no waiting resolves it, and
              the other partitions must not suffer; only a worker with nothing but HALTs is not
              ready, so that a rollout of a bundle that halts everything stops at its first worker.
+             Not while Kafka or Redis is away.
     /health  for people and alerts, all details in JSON: 503 when any partition is halted, and when
-             the worker has not joined its group because Redis has never answered it.
+             the worker has not joined its group because Redis has never answered it. Still 200
+             while a service is away that was there: nothing of the worker's is wrong then, and
+             `waiting_for` tells it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from keyfold.worker.errors import SetUpError
+from keyfold.worker.liveness.kafka_away import waiting_for_kafka
 from keyfold.worker.liveness.watchdog import Watchdog, waiting_for_redis
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.owner import Owner
@@ -70,7 +74,7 @@ def health(worker: Subject) -> Answer:
         "partitions": phases,
         "halted": halted,
         "progress": {str(o.partition.number): _progress(o, worker.watchdog) for o in owners},
-        "waiting_for": waiting_for_redis() or worker.waits_to_join,
+        "waiting_for": _waiting_for() or worker.waits_to_join,
         "totals": worker.metrics.counts(),
     }
 
@@ -94,6 +98,8 @@ def _why_not_ready(worker: Subject) -> str:
         return f"stopping: {worker.failure}"
     if worker.waits_to_join:
         return worker.waits_to_join
+    if waiting_for_kafka():
+        return f"waiting for {waiting_for_kafka()}"
     if not worker.joined:
         return "waiting for the group to give out its partitions"
     if waiting_for_redis():
@@ -107,6 +113,10 @@ def _why_not_ready(worker: Subject) -> str:
     if owners and all(owner.halted for owner in owners):
         return "every partition of this worker is halted; see /health"
     return ""
+
+
+def _waiting_for() -> str:
+    return "; ".join(filter(None, (waiting_for_kafka(), waiting_for_redis())))
 
 
 def _named(owners: Sequence[Owner]) -> str:

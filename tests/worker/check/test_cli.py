@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from first_run import FirstRun, Report
 from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
+from keyfold.export import bundle as contract
 from keyfold.export.bundle import Manifest
+from keyfold.export.events import EventSpec
 from keyfold.worker.check.redis import commands, grant
 from keyfold.worker.check.report import Finding, Question, ask_all, ok, within
 from keyfold.worker.config import read_config
@@ -133,6 +136,19 @@ def test_bundle_that_was_altered_fails_and_the_rest_is_looked_at(
     assert "step.onnx: expected SHA-256" in only(report.of("FAIL"))
     assert report.of("skip", "records") == ["not looked at: needs bundle"]
     assert report.of("ok", "topics")
+
+
+def test_decoder_hook_that_cannot_be_imported_fails_though_the_topic_is_empty(
+    first: FirstRun, tmp_path: Path
+) -> None:
+    made = make_tiny_bundle(tmp_path / "bundles")
+    manifest = replace(made.manifest, events=EventSpec(decoder="nowhere_at_all:decode"))
+    step, folder = made.step_path.read_bytes(), tmp_path / "hooked"
+    saved = contract.save(folder, manifest, step, made.golden)
+    status, report = first.check(f"worker.bundle={saved}")
+    assert status == 2
+    assert "'nowhere_at_all:decode': No module named 'nowhere_at_all'" in only(report.of("FAIL"))
+    assert report.of("skip", "records") == ["not looked at: needs bundle"]
 
 
 def test_port_that_is_taken_fails(first: FirstRun) -> None:

@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaConnectionError
 
 from keyfold.export.connection import Connection
 from keyfold.worker.config import Kafka
-from keyfold.worker.errors import SetUpError, TopicError
+from keyfold.worker.errors import TopicError
 from keyfold.worker.kafka import topics as topics_module
-from keyfold.worker.kafka.topics import TopicIds, check_topics, judge_topics
+from keyfold.worker.kafka.topics import NoBroker, TopicIds, check_topics, judge_topics
 from local.service_fixtures import MakeTopic
 from local.services import KafkaService, free_ports
 
@@ -47,7 +47,7 @@ def test_the_alert_topic_is_judged_like_the_output() -> None:
 def test_broker_that_does_not_answer_is_named_in_one_line() -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     kafka = Kafka(address, "in", "out", session_timeout_s=0.5, request_timeout_s=1.0)
-    with pytest.raises(SetUpError, match=f"kafka.brokers: no answer from {address}"):
+    with pytest.raises(NoBroker, match=f"kafka.brokers: no answer from {address}"):
         asyncio.run(check_topics(kafka))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +12,7 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from live_worker import Serving, make_events
 
-from keyfold.export.bundle import Bundle
-from local.service_fixtures import in_ci
-from local.services import (
-    Child,
-    KafkaService,
-    Valkey,
-    apache_or_embedded,
-    free_ports,
-    wanted_version,
-)
+from local.services import Child, KafkaService, free_ports
 
 EVENTS = make_events(600, 50)
 PROMPT_S = 5.0  # of a stop without a drain: 2 s of ours, the rest for a busy machine
@@ -77,27 +67,6 @@ def test_a_worker_that_never_reached_its_redis_takes_no_partition_from_the_other
 
 
 # -- Kafka and Redis both away ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_kafka() -> Iterator[KafkaService]:
-    """Run a broker for this test alone, to be paused."""
-    broker, _ = apache_or_embedded(wanted_version(), required=in_ci())
-    if not broker.real:
-        pytest.skip("needs a real Apache Kafka: Java 17, and Maven once")
-    with broker:
-        yield broker
-
-
-@pytest.fixture
-def alone(
-    tmp_path: Path, own_kafka: KafkaService, own_valkey: Valkey, bundle: Bundle,
-    unique_name: Callable[[str], str],
-) -> Iterator[Serving]:  # fmt: skip
-    """Return topics on services that nobody else uses."""
-    serving = Serving(tmp_path, own_kafka, own_valkey, bundle, unique_name)
-    yield serving
-    serving.redis.close()
 
 
 @pytest.mark.integration
