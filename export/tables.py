@@ -141,7 +141,7 @@ def read_lines(stream: BinaryIO) -> Iterator[Row]:
 def _no_text(encoding: str, byte: int) -> str:
     return (
         f"expected text in {encoding}, got byte 0x{byte:02x}; save the file as UTF-8 or name its "
-        "encoding"
+        "encoding: --csv-encoding, in training.toml data.csv_encoding"
     )
 
 

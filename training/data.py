@@ -10,17 +10,20 @@ not the size of the log.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.column_names import LOOKED_AT, absent_names
 from keyfold.export.columns import category_text
 from keyfold.export.errors import Crash
 from keyfold.export.event_spec import NUMERIC_UNITS
 from keyfold.export.events import Decoder, EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
+from keyfold.export.tables import is_csv
 from keyfold.export.times import unfolded
 from keyfold.training.config import Config, Data, Forecast
 from keyfold.training.labels import Aside, Labels
@@ -87,7 +90,9 @@ class EventLog:
     records: int  # read, rejects included
     rejected: int  # of these
     rejects: tuple[str, ...]  # the first SHOWN_REJECTS: file, row, field, why
-    disordered: int = 0  # rows of files that stood before an earlier row of their key
+    disordered: int = 0  # rows that stood before an earlier row of their key
+    is_sorted: bool = True  # such rows were put in order; False: a topic's are left as they are
+    joined: tuple[str, ...] = ()  # what became of labels in a log of their own, for people
     words: tuple[tuple[str, ...], ...] = ()  # per category: the texts that `texts` numbers
     targets: tuple[str, ...] = ()  # fields that `observed` holds
     doubled: int = 0  # rows of files in the second pass of an hour that the time zone has twice
@@ -175,8 +180,16 @@ def build(
     labels = Labels(data, keyed)
     columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
     unknown: set[str] = set()
+    rows: dict[str, Seq[bytes | None]] = {}  # the first of every source
     for chunk in prepared(chunks, data, unknown):
+        rows.setdefault(chunk.source, chunk.values[:LOOKED_AT])
         columns.add(chunk, decoder, labels)
+    # A CSV's first line names all that there can be; of other events some may just lack a member.
+    tables = features is None and not keyed and all(map(is_csv, rows))
+    strict = tables and not data.static and not data.decoder
+    if strict or not columns.names:
+        asked = [f.name for f in spec.fields if strict or f.missing == "error"]
+        _check_members(rows, data, asked, keyed=keyed)
     _check(columns, data)
     is_text = data.time_field is not None and data.time_unit not in NUMERIC_UNITS
     zone = data.time_zone if is_text else "UTC"
@@ -191,11 +204,29 @@ def build(
         rejected=columns.rejected,
         rejects=tuple(columns.rejects),
         disordered=gathered.disordered,
+        is_sorted=not keyed,
         doubled=gathered.doubled,
         words=tuple(tuple(words) for words in columns.words),
         targets=targets,
         unknown=tuple(sorted(unknown)),
     )
+
+
+def _check_members(
+    rows: Mapping[str, Seq[bytes | None]], data: Data, fields: Iterable[str], *, keyed: bool
+) -> None:
+    """Refuse a setting that names a member which no event has: ten rejects would say less."""
+    asked = [("time_field", data.time_field or ""), ("key_field", "" if keyed else data.key_field)]
+    asked += [("long_name", data.long_name), ("long_value", data.long_value)]
+    asked += [] if data.long_name else [("features", name) for name in fields]
+    values = (value for some in rows.values() for value in some)
+    absent, there = absent_names(values, [name for _, name in asked if name])
+    for setting, name in asked:
+        if name in absent:
+            raise DataError(
+                f"data.{setting}: expected a column of {next(iter(rows))}, got {name!r}; there "
+                f"are: {there}"
+            )
 
 
 def _check(columns: _Columns, data: Data) -> None:
@@ -312,11 +343,12 @@ class _Gathered:
         ends = np.cumsum(np.bincount(owners, minlength=len(names)))
         pieces: list[tuple[int, str, NDArray[np.int64]]] = []
         for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
-            if sort and (np.diff(times_ms[rows]) < 0).any():
+            if (np.diff(times_ms[rows]) < 0).any():
                 order = unfolded(times_ms[rows], self._zone)
                 self.doubled += int((order != times_ms[rows]).sum())
                 self.disordered += int((np.diff(order) < 0).sum())
-                rows = rows[np.argsort(order, kind="stable")]
+                # A topic has its own order, in which the worker serves it.
+                rows = rows[np.argsort(order, kind="stable")] if sort else rows
             first = -1
             for part in self._cut(rows, times_ms):
                 # What sorting put first is first: a key's pieces stay in their order.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keyfold.export.events import Decoder
 from keyfold.export.features import FeatureSpec, Field
+from keyfold.export.label_join import LabelJoin
 from keyfold.training.config import Config
 from keyfold.training.config import Labels as Settings
 from keyfold.training.data import SHOWN_REJECTS, UNKNOWN, DataError, EventLog, Sequence
@@ -39,13 +40,16 @@ def with_labels(log: EventLog, config: Config) -> EventLog:
     labels = Labels(data, keyed=False, field=config.labels.field or config.data.label)
     histories = _read(data, labels)
     within_ms = round(config.labels.within_s * 1000)
-    sequences = _all_joined(log, histories, within_ms)
+    used: dict[str, set[int]] = {}
+    sequences = _all_joined(log, histories, within_ms, used)
+    times = ((key, history[0].tolist()) for key, history in histories.items())
+    said = tuple(LabelJoin.of(times, used).lines(config.labels.within_s))
     if all(np.isnan(sequence.labels).all() for sequence in sequences):
         raise DataError(
             f"labels.files: expected labels of the events' keys within {config.labels.within_s} s "
-            "(labels.within_s) after an event, got none that fits"
+            f"(labels.within_s) after an event, got none that fits: {'; '.join(said[1:])}"
         )
-    return replace(log, sequences=sequences, meaning=labels.outputs())
+    return replace(log, sequences=sequences, meaning=labels.outputs(), joined=said)
 
 
 def _as_read(data: Data, settings: Settings) -> Data:
@@ -53,6 +57,9 @@ def _as_read(data: Data, settings: Settings) -> Data:
     return replace(
         data,
         files=settings.files,
+        csv_separator=settings.csv_separator or data.csv_separator,
+        csv_decimal=settings.csv_decimal or data.csv_decimal,
+        csv_encoding=settings.csv_encoding or data.csv_encoding,
         key_field=settings.key_field or data.key_field,
         time_field=settings.time_field or data.time_field,
         static="",
@@ -95,7 +102,7 @@ def _history(pairs: list[tuple[int, float]], labels: Labels) -> History:
 
 
 def _all_joined(
-    log: EventLog, histories: Mapping[str, History], within_ms: int
+    log: EventLog, histories: Mapping[str, History], within_ms: int, used: dict[str, set[int]]
 ) -> tuple[Sequence, ...]:
     joined = []
     begins: dict[str, int] = {}  # key -> when its next sequence does
@@ -103,7 +110,10 @@ def _all_joined(
         times, labels = histories.get(sequence.key, NO_HISTORY)
         # What is found of a key's next life says nothing of this one.
         end = int(np.searchsorted(times, begins.get(sequence.key, NEVER_MS), side="left"))
-        joined.append(_joined(sequence, (times[:end], labels[:end]), within_ms))
+        joined.append(one := _joined(sequence, (times[:end], labels[:end]), within_ms))
+        if one.label_times_ms is not None:
+            came_ms = one.label_times_ms[~np.isnan(one.labels)]
+            used.setdefault(sequence.key, set()).update(np.unique(came_ms).tolist())
         begins[sequence.key] = int(sequence.times_ms[0])
     return tuple(reversed(joined))
 

@@ -175,6 +175,9 @@ class Labels:
     key_field: str = ""  # default: data.key_field
     time_field: str = ""  # default: data.time_field; in data.time_unit and data.time_zone
     field: str = ""  # member with the label; default: data.label
+    csv_separator: str = ""  # of CSV files; default: data.csv_separator
+    csv_decimal: str = ""  # likewise: data.csv_decimal
+    csv_encoding: str = ""  # likewise: data.csv_encoding
     within_s: float = 0.0  # a label counts for events up to so long before it
 
     def __post_init__(self) -> None:

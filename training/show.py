@@ -38,11 +38,14 @@ def log(read: EventLog, console: Console) -> None:
     console.print(f"  read: {read.records:,} records, {read.rejected:,} rejects", highlight=False)
     for reject in read.rejects:
         console.print(f"    {reject}", highlight=False, markup=False, soft_wrap=True)
+    for line in read.joined:
+        console.print(f"  labels: {line}", highlight=False, markup=False, soft_wrap=True)
     if read.disordered:
         console.print(
-            f"  warning: {read.disordered:,} rows stood before an earlier row of their key; sorted "
-            "by time",
+            f"  warning: {read.disordered:,} rows stood before an earlier row of their key; "
+            + ("sorted by time" if read.is_sorted else "kept in the topic's order, as when served"),
             highlight=False,
+            soft_wrap=True,
         )
     if read.doubled:
         console.print(

@@ -122,7 +122,7 @@ def test_a_reader_can_go_on_behind_rows_that_are_no_rows_or_no_text(tmp_path: Pa
     assert told == [
         (2, f"{path}, row 2: expected 2 cells as in the first line, got 3; is ',' the separator?"),
         (3, f"{path}, row 3: expected text in utf-8, got byte 0xfc; save the file as UTF-8 or name "
-            "its encoding"),
+            "its encoding: --csv-encoding, in training.toml data.csv_encoding"),
     ]  # fmt: skip
     with pytest.raises(TableError, match=r"after row 0: expected text in utf-8, got byte 0xfc"):
         rows(path)

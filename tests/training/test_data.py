@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,8 +15,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 
 from keyfold.export.tables import TableError
+from keyfold.training import show
 from keyfold.training.config import Data
 from keyfold.training.data import DataError, EventLog, build
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
@@ -57,6 +60,50 @@ def same(one: EventLog, other: EventLog) -> bool:
     )
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("time_field", {"time_field": "zeit"}),
+        ("key_field", {"key_field": "zeit"}),
+        ("features", {"features": ("a", "zeit")}),
+    ],
+)
+def test_a_setting_that_names_no_column_is_told_with_the_columns_there_are(
+    tmp_path: Path, name: str, setting: str, wrong: dict[str, Any]
+) -> None:
+    file = tmp_path / name
+    if name == "log.csv":
+        file.write_text("key,t,a,b\n" + "k,1,2,3\n" * 20)
+    else:
+        write_jsonl(file, [{"key": "k", "t": 1, "a": 2, "b": 3}] * 20)
+    with pytest.raises(DataError) as error:
+        read(replace(DATA, label="", kind="", **wrong), str(file))
+    assert str(error.value) == (
+        f"data.{setting}: expected a column of {file}, got 'zeit'; there are: key, t, a, b"
+    )
+
+
+def test_a_wrong_name_of_a_field_that_may_be_missing_is_told_for_a_csv(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("key,t,a,b\nk,1,2,3\n")
+    settings = replace(DATA, label="", kind="", features=("a", "Drukc"), missing="last")
+    with pytest.raises(DataError, match=r"data\.features: .* got 'Drukc'; there are: key, t, a, b"):
+        read(settings, str(file))
+
+
+def test_a_topic_whose_time_goes_back_is_warned_of_and_left_as_it_is() -> None:
+    records = [(b"k", b'{"t":%d,"a":%d,"b":0}' % (t, t)) for t in (1, 3, 2)]
+    log = topic(replace(DATA, label="", kind=""), *records)
+    assert log.sequences[0].times_ms.tolist() == [1, 3, 2]
+    console = Console(record=True, width=80, file=io.StringIO())
+    show.log(log, console)
+    assert console.export_text().splitlines()[-1] == (
+        "  warning: 1 rows stood before an earlier row of their key; kept in the topic's order, as "
+        "when served"
+    )
+
+
 def test_rows_of_a_file_are_sorted_by_time_key_by_key(tmp_path: Path) -> None:
     log = read(DATA, write_jsonl(tmp_path / "log.jsonl", EVENTS))
     first, second = log.sequences
@@ -72,7 +119,7 @@ def test_a_topics_records_keep_their_order(tmp_path: Path) -> None:
     records = [(event["key"].encode(), json.dumps(event).encode()) for event in EVENTS]
     log = topic(DATA, *records)
     assert log.sequences[0].times_ms.tolist() == [1, 3, 2]  # as the worker folds them
-    assert log.disordered == 0
+    assert (log.disordered, log.is_sorted) == (1, False)
 
 
 def test_every_file_format_gives_the_same_sequences(tmp_path: Path) -> None:

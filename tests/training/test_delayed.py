@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from keyfold.training.config import Config, Data, Labels, SettingsError, Split
+from keyfold.training import show
+from keyfold.training.config import Config, Data, Labels, SettingsError, Split, read_config
 from keyfold.training.data import DataError, read_log
 from keyfold.training.delayed import with_labels
 from keyfold.training.split import split
@@ -41,6 +44,45 @@ def test_an_event_gets_its_keys_first_label_within_the_time_allowed(tmp_path: Pa
     found = joined(config(tmp_path, labels))
     assert np.array_equal(found["p"], [1, 1, NAN, 2, 2], equal_nan=True)
     assert np.isnan(found["q"]).all()
+
+
+def test_labels_that_belong_to_no_key_or_to_no_event_are_counted_and_named(tmp_path: Path) -> None:
+    labels = [{"key": k, "t": t, "bad": 1} for k, t in (("p", 10), ("P", 10), ("q", 900))]
+    settings = config(tmp_path, list(labels))
+    console = Console(record=True, width=80, file=io.StringIO())
+    show.log(with_labels(read_log(settings), settings), console)
+    assert console.export_text().splitlines()[-3:] == [
+        "  labels: 1 of 3 labels joined events",
+        "  labels: 1 of 3 labels belong to no key: P",
+        "  labels: 1 of 3 labels belong to no event within 15 s before",
+    ]
+
+
+def test_labels_are_set_up_as_the_readme_says(tmp_path: Path) -> None:
+    config(tmp_path, [])
+    faults = tmp_path / "faults.csv"
+    faults.write_text("key,t,fault\np,10,1\nq,10,0\n")
+    file = tmp_path / "training.toml"
+    file.write_text(
+        f'[data]\nfeatures = ["a"]\nfiles = ["{tmp_path}/events.jsonl"]\ntime_field = "t"\n'
+        'time_unit = "s"\nlabel = "fault"\nkind = "classification"\n'
+        f'[labels]\nfiles = ["{faults}"]\nwithin_s = 3600\n'
+        '[split]\nby = "order"\nvalidation_share = 0.2\n'
+    )
+    settings = read_config(file, environment={})
+    assert [labels[0] for labels in joined(settings).values()] == [1.0, 0.0]
+    readme = Path("README.md").read_text()
+    for said in ('`label = "fault"` with its `kind`', 'files = ["faults.csv"]', "`csv_encoding`"):
+        assert said in readme
+
+
+def test_a_log_of_labels_may_be_written_otherwise_than_the_events(tmp_path: Path) -> None:
+    settings = config(tmp_path, [])
+    file = tmp_path / "faults.csv"
+    file.write_bytes("key;t;bad;wo\np;10;1,5;Süd\n".encode("latin-1"))
+    written = Labels((str(file),), within_s=15.0, csv_separator=";", csv_decimal=",",
+                     csv_encoding="latin-1")  # fmt: skip
+    assert joined(replace(settings, labels=written))["p"][0] == 1.5
 
 
 def test_classes_may_be_known_from_the_later_log_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from keyfold.training.init.columns import InitError, read_table
 from keyfold.training.init.key import Told
@@ -24,18 +25,35 @@ LEAST_ROWS = 20  # fewer leave validation without anything to judge
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status. Raises Crash with one line."""
     given = _parser().parse_args(arguments)
-    if given.out.exists() and not given.force:
-        raise InitError(f"{given.out}: exists already; --force writes over it, --out elsewhere")
+    _check(given.out, given.time_zone, force=given.force)
     told = Told(
         given.key, given.time, given.time_format, given.time_zone, given.label, given.sensor
     )
     found = look(tuple(given.logs), told)
-    given.out.write_text(write(found, named(found.table.files)), encoding="utf-8")
+    try:
+        given.out.write_text(write(found, named(found.table.files)), encoding="utf-8")
+    except OSError as error:
+        raise InitError(f"{given.out}: cannot be written: {error.strerror}") from error
     for line in summary(found):
         print(line)
     print(f"wrote: {given.out}")
     print(f"next: keyfold-train {given.out}")
     return 0
+
+
+def _check(out: Path, zone: str, *, force: bool) -> None:
+    """Refuse, before a long log is read, what would come to nothing after it."""
+    if out.exists() and not force:
+        raise InitError(f"{out}: exists already; --force writes over it, --out elsewhere")
+    if not out.parent.is_dir():
+        raise InitError(f"--out {out}: expected a folder that exists, got {out.parent}")
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InitError(
+            f"--time-zone: expected a zone such as 'Europe/Berlin' that this machine knows (else: "
+            f"pip install tzdata), got {zone!r}"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

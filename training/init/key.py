@@ -28,6 +28,7 @@ SENSORS = (
 )  # fmt: skip
 VALUES = ("value", "val", "reading", "measurement", "wert", "messwert", "data", "v")
 COUNTERS = ("cycle", "cycles", "step", "index", "time", "t", "seq", "sequence", "elapsed", "tick")
+LIKELY = 2.5  # score of a column that may be the key
 MOST_LONG = 2  # columns of numbers beside key and time in the long format: a value, a quality
 
 
@@ -143,28 +144,33 @@ def long_columns(table: Table, told: Told, time: TimeColumn | None) -> tuple[str
     return "", ""
 
 
-def key_column(table: Table, told: Told, time: TimeColumn | None, sensor: str) -> tuple[str, str]:
-    """Return the key's column, or none for the file's name, and what was seen."""
+def key_column(
+    table: Table, told: Told, time: TimeColumn | None, sensor: str
+) -> tuple[str, str, list[str]]:
+    """Return the key's column, or none for the file's name, what was seen, and other columns."""
     if told.key is not None:
-        return told.key, "as told by --key" if told.key else "the file's name, as told by --key"
+        return told.key, "as told by --key" if told.key else "the file's name, as told by --key", []
     collisions = _collisions(table, time, [sensor] if sensor else [])
     best, best_score, why = "", 0.0, ""
+    likely = list[str]()
     for name, column in table.columns.items():
         if name == sensor or (time is not None and name == time.name):
             continue
         score, said = _key_score(table, time, column, (collisions, sensor))
+        if score >= LIKELY:
+            likely.append(name)
         if score > best_score:
             best, best_score, why = name, score, said
-    if best_score >= 2.5:
+    if best_score >= LIKELY:
         _refuse_half_keys(table, time, (best, sensor))
-        return best, why
+        return best, why, [name for name in likely if name != best]
     if collisions > 0.5 and len(table.files) == 1:
         raise InitError(
             f"{table.files[0]}: {collisions:.0%} of the rows share their time with another row, "
             "and no column says whose reading a row is; --key COLUMN names it "
             "(--key '' if all rows are one machine)"
         )
-    return "", "no column names a machine: each file is one key, named as the file"
+    return "", "no column names a machine: each file is one key, named as the file", []
 
 
 def _refuse_half_keys(table: Table, time: TimeColumn | None, found: tuple[str, str]) -> None:
@@ -192,12 +198,15 @@ def _key_score(
     name = plain(column.name)
     if column.missing > 0.01 or column.share(TEXT, WHOLE) < 0.99 or name in VALUES:
         return 0.0, ""
+    inner = f"{plain(column.name.rpartition('.')[0])}_{name}"  # machine.id: "machine_id"
+    is_inner_id = name == "id" and inner in KEYS
+    name = inner if is_inner_id else name
     named = name in KEYS
     if column.distinct > table.rows / 2 or (column.distinct == 1 and not named):
         return 0.0, ""
     score = 3.0 - 0.01 * KEYS.index(name) if named else 0.0
     score += 1.0 if name.endswith(("_id", "id", "_key", "_nr", "_no")) and not named else 0.0
-    score += 0.5 if column.share(TEXT) > 0.99 else 0.0
+    score += 0.5 if column.share(TEXT) > 0.99 or is_inner_id else 0.0
     said = f"{column.distinct:,} values, {table.rows / column.distinct:,.0f} rows each"
     collisions, sensor = seen
     if collisions > 0.02 and column.distinct > 1:

@@ -72,6 +72,7 @@ class Roles:
     words: list[str] = field(default_factory=list)  # words that stand where numbers should
     left_out: dict[str, str] = field(default_factory=dict)  # column -> why
     other_times: list[str] = field(default_factory=list)  # those of them that could be the time
+    other_keys: list[str] = field(default_factory=list)  # columns that could be the key
 
     @property
     def features(self) -> list[str]:
@@ -89,9 +90,9 @@ def find_roles(table: Table, told: Told) -> Roles:
             raise InitError(f"{flag} {name}: expected a column of {table.files[0]}: {shown}")
     time, others = time_columns(table, told)
     sensor, value = long_columns(table, told, time)
-    key, why = key_column(table, told, time, sensor)
+    key, why, other_keys = key_column(table, told, time, sensor)
     time = time or counter_column(table, told, key)
-    roles = Roles(key, why, time, sensor, value)
+    roles = Roles(key, why, time, sensor, value, other_keys=other_keys)
     taken = {key, sensor, value, told.label, "" if time is None else time.name}
     for other in others:
         if other not in taken:

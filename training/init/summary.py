@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from keyfold.training.forecast import LEAST_SCORES
+from keyfold.training.init.columns import TEXT
 from keyfold.training.init.roles import WRITTEN
 from keyfold.training.init.sizes import MOST_REJECTS, Found, minutes
 
@@ -27,6 +28,9 @@ def summary(found: Found) -> Iterator[str]:
         yield from _lines("", f"columns differ: {file} is {how}")
     key = found.roles.key or "none: a file is one key"
     yield from _lines("key", f"{key} ({found.rhythm.keys:,} keys)")
+    for other in found.roles.other_keys:
+        distinct = table.columns[other].distinct
+        yield from _lines("", f"or {other} ({distinct:,} keys); to take it: --key {other}")
     yield from _times(found)
     yield from _fields(found)
     label = f" of {found.told.label}" if found.told.label else ""
@@ -58,6 +62,11 @@ def _times(found: Found) -> Iterator[str]:
             yield from _lines("", f"{other} is a time too; to take it: --time {other}")
         regular = "regular" if rhythm.regular else "irregular"
         yield from _lines("", f"every {rhythm.interval_s:.4g} s, {regular}, {rhythm.gaps:,} gaps")
+        if not roles.time.zoned and not roles.time.counts:
+            zone = found.told.time_zone
+            way = "; another one: --time-zone Europe/Berlin" if zone == "UTC" else ""
+            assumed = "assumed to be" if zone == "UTC" else "taken as"
+            yield from _lines("", f"it names no zone: {assumed} {zone}{way}")
     if rhythm.no_time:
         yield from _lines("", f"{rhythm.no_time:,} rows have no time or no key")
     if rhythm.disorder:
@@ -74,6 +83,7 @@ def _fields(found: Found) -> Iterator[str]:
         worst = max(roles.gaps, key=lambda name: roles.gaps[name])
         most = f"{worst}, {roles.gaps[worst]:.1%}"
         yield from _lines("missing", f"in {len(roles.gaps)}; most in {most}")
+    yield from _words(found)
     for name, said in roles.sentinels.items():
         way = "data.null_words makes it null" if found.is_csv else "send null in its place"
         yield from _lines("", f"{name} has {said}: if that means no value, {way}")
@@ -82,6 +92,22 @@ def _fields(found: Found) -> Iterator[str]:
     for name, why in roles.left_out.items():
         if why.startswith(WRITTEN):
             yield from _lines("", f"{name}: {why}")
+
+
+def _words(found: Found) -> Iterator[str]:
+    """Say which cells hold words in place of numbers, and what becomes of them."""
+    roles = found.roles
+    fate = "count as missing" if found.is_csv else "make their rows rejects"
+    for name in [*roles.numbers, *([roles.value] if roles.value else [])]:
+        column = found.table.columns.get(name)
+        count = 0 if column is None else int((column.kinds == TEXT).sum())
+        if column is None or not count:
+            continue
+        yield from _lines(
+            "",
+            f"{count:,} cells of column {name} are text with a unit or other words, such as "
+            f"{column.words[0]!r}, and {fate}",
+        )
 
 
 def _lines(label: str, text: str) -> list[str]:

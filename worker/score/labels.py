@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,15 @@ def _run(arguments: argparse.Namespace) -> int:
         except Reject as reject:
             raise Crash(f"{place}: {reject}") from reject
     live.finish()
+    joined = list(live.join().lines(arguments.within_s))
     if not live.total().labelled:
         raise Crash(
             f"{arguments.labels}: expected labels of the predictions' keys within "
             f"{arguments.within_s:g} s behind them (--within-s), got none that fits "
-            f"{live.total().predictions:,} predictions"
+            f"{live.total().predictions:,} predictions: {'; '.join(joined[1:])}"
         )
+    for line in joined:
+        print(f"keyfold-verify labels: {line}", file=sys.stderr)
     for line in table(live):
         print(line)
     if arguments.json is not None:
@@ -163,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--field", required=True, metavar="FIELD", help="where the label is")
     add("--within-s", type=float, default=0.0, metavar="S", help="how much later than its event a "
         "label may be (default: 0, the same time)")  # fmt: skip
-    add("--output", default="", metavar="NAME", help="which output, where there are several")
+    add("--output", default="", metavar="NAME", help="which output, where there are several, "
+        "such as forecast.temperature.1")  # fmt: skip
     add("--bundle", type=Path, metavar="FOLDER", help="take key, time and unit from its manifest")
     add("--key", metavar="FIELD", help="where the labels' key is (default: as the events')")
     add("--time", metavar="FIELD", help="where their time is (default: as the events')")

@@ -12,17 +12,19 @@ import math
 from array import array
 from base64 import b64decode
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from keyfold.export.columns import category_text
+from keyfold.export.label_join import LabelJoin
 from keyfold.worker.errors import Reject
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
+MOST_NAMES = 20  # of outputs in a message
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class LiveError:
         self.classifies = False  # as the predictions say
         self.days: dict[int, Errors] = {}  # number of the day since 1970 -> its errors
         self._open: dict[bytes, list[Found]] = {}  # by key, each a heap
+        self._used: dict[str, set[int]] = {}  # of keys with predictions: times of their labels
 
     def add(self, prediction: Mapping[str, Any]) -> None:
         """Compare the next prediction, as a record or as a row of a scored table.
@@ -120,8 +123,10 @@ class LiveError:
         if prediction.get("cold") is True:
             self._open.pop(key, None)  # what is found of a key's next life says nothing of this one
         history = self._labels.get(key)
+        if history is not None:
+            self._used.setdefault(_shown(key), set())
         found = None if history is None else history.at(time_ms, self._within_ms)
-        if found is None:
+        if found is None or predicted is None:
             return
         label_ms, label = found
         right = self.classifies and predicted == label_text(label)
@@ -140,6 +145,7 @@ class LiveError:
         found = self._open.get(key, [])
         while found and (before_ms is None or found[0].label_ms < before_ms):
             one = heappop(found)
+            self._used[_shown(key)].add(one.label_ms)
             day = self.days[one.day]
             day.labelled += 1
             day.right += one.right
@@ -152,6 +158,11 @@ class LiveError:
         for day in self.days.values():
             total.add(day)
         return total
+
+    def join(self) -> LabelJoin:
+        """Say what became of the labels."""
+        times = ((_shown(key), history.times_ms) for key, history in self._labels.items())
+        return LabelJoin.of(times, self._used)
 
     @staticmethod
     def _other_key(prediction: Mapping[str, Any]) -> tuple[bytes, int]:
@@ -168,11 +179,29 @@ class LiveError:
         if "label" in output and not self._name:
             self.classifies = True
             return output["label"]
-        names = [name for name, value in output.items() if isinstance(value, int | float)]
+        output = dict(_flat(output, ""))
+        # What is null is missing now and then, such as the score of a key's first event.
+        names = [
+            n for n, value in output.items() if value is None or isinstance(value, int | float)
+        ]
         if (not self._name and len(names) != 1) or (self._name and self._name not in names):
             wanted = f"output {self._name!r}" if self._name else "one output, or --output NAME"
-            raise Reject(f"expected {wanted}, got {', '.join(names) or 'no number'}")
+            shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+            raise Reject(f"expected {wanted}, got {shown or 'no number'}")
         return output[self._name or names[0]]
+
+
+def _shown(key: bytes) -> str:
+    return key.decode(errors="backslashreplace")
+
+
+def _flat(members: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield an output's members by their paths, as the columns of a scored table are named."""
+    for name, value in members.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def label_of(value: Any) -> float | str | None:

@@ -23,16 +23,17 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from keyfold.export import bundle as contract
 from keyfold.export import settings
+from keyfold.export.column_names import LOOKED_AT, absent_names
 from keyfold.export.connection import Connection, Security
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, Field
 from keyfold.export.formats import JSON, Format, format_for
-from keyfold.export.tables import Row
+from keyfold.export.tables import Row, read_rows
 from keyfold.worker import command
 from keyfold.worker.config import read_config
 from keyfold.worker.errors import Crash, TopicError
 from keyfold.worker.score.rows import Recorder, Source, sort_by_time
-from keyfold.worker.send.event_log import Entry, EventLogError, Excerpt, Fields, read_log
+from keyfold.worker.send.event_log import STDIN, Entry, EventLogError, Excerpt, Fields, read_log
 from keyfold.worker.send.file_form import add_form_flags, form_of
 from keyfold.worker.send.report import RowReport
 from keyfold.worker.send.sender import Pace, Sent, create_topic, partition_count, send
@@ -48,6 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(format="keyfold-send: %(message)s", level=logging.WARNING)
     place = _place(arguments)
     fields = replace(_fields(arguments, place.bundle), record=_record(place.written))
+    _check_columns(arguments, fields)
     if arguments.create_partitions is not None:
         create_topic(place.kafka, place.topic, arguments.create_partitions)
     elif partition_count(place.kafka, place.topic) is None:
@@ -132,10 +134,10 @@ def _place(arguments: argparse.Namespace) -> _Place:
     if given.config is not None:
         flags = {"kafka.brokers": given.brokers, "kafka.input": given.topic}
         config = read_config(given.config, [f"{n}={v}" for n, v in flags.items() if v])
-        # A bundle is only needed for the names of fields, and may not be there yet.
-        bundle = given.bundle or (config.worker.bundle if given.key is None else None)
+        # With --key a bundle may not be there yet; where it is, only flags differ from it.
         written = given.bundle or config.worker.bundle
-        return _Place(config.connection, config.kafka.input, bundle, written)
+        needed = given.bundle is not None or given.key is None or written.exists()
+        return _Place(config.connection, config.kafka.input, written if needed else None, written)
     brokers = given.brokers or environment.get("KEYFOLD_KAFKA__BROKERS")
     topic = given.topic or environment.get("KEYFOLD_KAFKA__INPUT")
     if not brokers or not topic:
@@ -159,6 +161,22 @@ def _fields(arguments: argparse.Namespace, bundle: Path | None) -> Fields:
         raise Crash("--time-lapse: expected --time FIELD, or a --bundle that names it")
     said = EventSpec(time_unit=unit or "ms", time_zone=zone or "UTC")  # which refuses what is none
     return Fields(key, when, said.time_unit, said.time_zone, form, needed)
+
+
+def _check_columns(arguments: argparse.Namespace, fields: Fields) -> None:
+    """Refuse names that none of a file's first rows has: every row would be broken, or unsorted."""
+    path, given = Path(arguments.log), arguments
+    if given.log == STDIN or not path.is_file():
+        return
+    asked = {"--key": fields.key}
+    if given.time or given.sort or given.time_lapse is not None:
+        asked["--time"] = fields.time
+    rows = read_rows(path, fields.form, lambda number, why: None)  # who reads all of them tells it
+    first = (row for _, row in itertools.islice(rows, LOOKED_AT))
+    absent, there = absent_names(first, [name for name in asked.values() if name is not None])
+    for flag, name in asked.items():
+        if name in absent:
+            raise Crash(f"{flag}: expected a column of {path}, got {name!r}; there are: {there}")
 
 
 def _record(bundle: Path | None) -> Format:

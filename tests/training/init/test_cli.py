@@ -35,10 +35,26 @@ def init(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["init", *arguments, "--out", "/nonexistent/training.toml"]) == 1
+    # A refusal writes nothing.
+    assert main(["init", *arguments, "--out", "/tmp/keyfold-never-written.toml"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
+
+
+def test_a_wrong_zone_or_folder_is_told_in_one_line_before_any_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = str(tmp_path / "not there.csv")  # whoever reads first complains of it
+    assert refusal(capsys, log, "--time-zone", "Europa/Berlin") == (
+        "keyfold-train: --time-zone: expected a zone such as 'Europe/Berlin' that this machine "
+        "knows (else: pip install tzdata), got 'Europa/Berlin'\n"
+    )
+    out = tmp_path / "nix" / "y.toml"
+    assert main(["init", log, "--out", str(out)]) == 1
+    assert capsys.readouterr().err == (
+        f"keyfold-train: --out {out}: expected a folder that exists, got {out.parent}\n"
+    )
 
 
 def write(
@@ -51,6 +67,45 @@ def write(
 
 def wave(i: int, key: int = 0) -> float:
     return 20 + key + 5 * float(np.sin(i / 9)) + 0.1 * ((7 * i) % 11)
+
+
+def test_the_terminal_names_the_assumed_zone_and_cells_that_are_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[list[object]] = [["time", "machine", "Druck"]]
+    for i in range(200):
+        moment = (START + timedelta(minutes=i)).strftime("%d.%m.%Y %H:%M")
+        rows.append([moment, "m1", "12 bar" if i in (7, 9) else round(wave(i), 2)])
+    log = write(tmp_path / "log.csv", rows)
+    init(tmp_path, log)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it names no zone: assumed to be UTC; another one: --time-zone Europe/Berlin" in said
+    assert (
+        "2 cells of column Druck are text with a unit or other words, such as '12 bar', and count "
+        "as missing"
+    ) in said
+    init(tmp_path, log, "--time-zone", "Europe/Berlin", "--force")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it names no zone: taken as Europe/Berlin" in said
+    assert "assumed" not in said
+
+
+@pytest.mark.parametrize("as_number", [False, True])
+def test_a_machines_id_is_the_key_rather_than_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_number: bool
+) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = []
+    for i in range(700):
+        machine = i % 7
+        about = {"line": f"L{machine % 2}", "id": machine if as_number else f"M{machine}"}
+        time = (START + timedelta(seconds=i)).isoformat() + "Z"
+        rows.append({"ts": time, "meta": {"machine": about}, "a": wave(i, machine)})
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert init(tmp_path, str(log))["data"]["key_field"] == "meta.machine.id"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "key meta.machine.id (7 keys)" in said
+    assert "or meta.machine.line (2 keys); to take it: --key meta.machine.line" in said
 
 
 def test_a_spreadsheet_from_germany_is_read_as_it_is(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from live_worker import Serving, make_events
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.worker.score.live_error import History, LiveError
+from keyfold.worker.score.out import writing
 from keyfold.worker.verify.cli import main
 
 DAY = 86_400_000
@@ -93,6 +94,49 @@ def test_classes_are_counted_that_were_right(
     capsys.readouterr()
     assert main(["labels", str(out), str(labels_for(tmp_path, rows)), *FIELDS]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "300", "300", "0.75"]
+
+
+@pytest.mark.parametrize("name", ["forecasts.jsonl", "forecasts.parquet"])
+def test_a_forecast_is_compared_by_its_path_in_every_kind_of_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    rows = [
+        {"id": f"f:0:row:{n}", "about": f"f:0:{n}", "key": "k", "time": BEGIN + n, "cold": n == 0,
+         "output": {"forecast": {"force": {"1": 2.5, "5": 9.0}},
+                    "anomaly": {"score": None if n == 0 else 1.5, "flag": False}}}
+        for n in range(4)
+    ]  # fmt: skip
+    out = tmp_path / name
+    with writing(str(out), ()) as writer:
+        writer.write([json.dumps(row).encode() for row in rows])
+    labels = str(labels_for(tmp_path, [("k", BEGIN + n, 2.0) for n in range(4)]))
+    given = ["labels", str(out), labels, *FIELDS]
+    assert main([*given, "--output", "forecast.force.1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "4", "4", "0.5", "0.5"]
+    # The first event of a key has no score: it is no error of the file.
+    assert main([*given, "--output", "anomaly.score"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "4", "3", "0.5", "0.5"]
+    assert main(given) == 2
+    assert (
+        "expected one output, or --output NAME, got forecast.force.1, forecast.force.5, "
+        "anomaly.score, anomaly.flag\n"
+    ) in capsys.readouterr().err
+
+
+def test_labels_that_belong_to_no_key_or_to_no_event_in_time_are_counted_and_named(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = scored(tmp_path, log)
+    rows = [(p["key"], p["time"], 1) for p in predictions(out)]
+    rows += [(f"K{n % 4}", BEGIN, 1) for n in range(5)] + [("k1", BEGIN + 30 * DAY, 1)] * 2
+    capsys.readouterr()
+    assert main(["labels", str(out), str(labels_for(tmp_path, rows)), *FIELDS]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "keyfold-verify labels: 300 of 307 labels joined events",
+        "keyfold-verify labels: 5 of 307 labels belong to no key: K0, K1, K2, …",
+        "keyfold-verify labels: 2 of 307 labels belong to no event within 0 s before",
+    ]
 
 
 def test_a_label_is_the_first_one_at_or_behind_the_event() -> None:

@@ -67,6 +67,24 @@ def test_events_of_a_key_keep_their_order(kafka: MockKafka) -> None:
     assert [value for _, _, value in records(kafka, "order")] == [b"%d" % i for i in range(3000)]
 
 
+@pytest.mark.parametrize(
+    ("flag", "needed"), [("--key", []), ("--time", []), ("--time", ["--sort"])]
+)
+def test_a_column_that_is_not_there_is_told_with_those_that_are(
+    kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    flag: str, needed: list[str],
+) -> None:  # fmt: skip
+    log = tmp_path / "log.csv"
+    log.write_text("key,zeit,a\n" + "k,1,2\n" * 20)
+    kafka.create("columns")
+    where = ["--brokers", kafka.brokers, "--topic", "columns", "--key", "key", *needed]
+    assert command.main([str(log), *where, flag, "Zeit"]) == 2
+    assert capsys.readouterr().err == (
+        f"keyfold-send: {flag}: expected a column of {log}, got 'Zeit'; there are: key, zeit, a\n"
+    )
+    assert records(kafka, "columns") == []
+
+
 def test_what_stands_before_a_bad_line_is_sent(
     kafka: MockKafka, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +175,7 @@ def test_rows_that_are_no_rows_or_no_text_are_left_out_and_named(
     for row, byte in ((3, "fc"), (5, "ff")):
         assert (
             f"  {log}, row {row}: expected text in utf-8, got byte 0x{byte}; save the file as "
-            "UTF-8 or name its encoding\n"
+            "UTF-8 or name its encoding: --csv-encoding, in training.toml data.csv_encoding\n"
         ) in said
     sent = [json.loads(value or b"")["a"] for _, _, value in records(kafka, topic)]
     assert sent == (["x", "y", "ü"] if sort else ["x", "ü", "y"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from formatted_bundle import make_formatted
 from mock_kafka import MockKafka
+from tiny_bundle import make_tiny_bundle
 
 from keyfold.worker.kafka.log import KafkaLog
 from keyfold.worker.send import cli as command
@@ -64,6 +66,27 @@ def test_the_bundle_of_the_settings_says_the_format_even_where_the_key_is_given(
     assert values(kafka, "to-packed") == {
         b"k1": struct.pack("<qff", 1700000000000, 1, 2.5),
         b"k2": struct.pack("<qff", 1700000001000, -3, 0.5),
+    }
+
+
+def test_a_file_is_read_as_the_bundle_says_even_where_the_key_is_given(
+    kafka: MockKafka, tmp_path: Path
+) -> None:
+    bundle = make_tiny_bundle(tmp_path)
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["provenance"]["table"] = {"separator": ";", "decimal": ",", "encoding": "latin-1"}
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    config = tmp_path / "worker.toml"
+    config.write_text(
+        f'[kafka]\nbrokers = "{kafka.brokers}"\ninput = "to-german"\noutput = "o"\ngroup = "g"\n'
+        f'[redis]\nurl = "redis://h/0"\n[worker]\nbundle = "{bundle.path}"\n'
+    )
+    kafka.create("to-german")
+    log = tmp_path / "log.csv"
+    log.write_bytes("Maschine;time;a\nPresse Süd;1;2,5\n".encode("latin-1"))
+    assert command.main([str(log), "--config", str(config), "--key", "Maschine"]) == 0
+    assert values(kafka, "to-german") == {
+        "Presse Süd".encode(): '{"Maschine":"Presse Süd","time":1,"a":2.5}'.encode()
     }
 
 
