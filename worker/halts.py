@@ -45,9 +45,8 @@ class Halts:
             return (
                 f"the state belongs to another bundle{emit}: {where}; serve this one under a new "
                 f"group, fold its states anew ({self.command('rebuild')}, or "
-                "worker.on_bundle_change), keep them for a fine-tune of it (keyfold-state inherit "
-                "OLD NEW, or with at-least-once outputs "
-                f"{self.command('adopt', ' --inherit BUNDLE')}), or {self._reset()}"
+                "worker.on_bundle_change), keep them for a fine-tune of it, with at-least-once "
+                f"outputs ({self.command('adopt', ' --inherit BUNDLE')}), or {self._reset()}"
             )
         if refused.what == "layout":
             return f"the state was written in another layout: {where}; {self.command('rebuild')}"

@@ -37,8 +37,7 @@ REFUSALS = {
     "bundle": (
         "the state belongs to another bundle: expected E, got G in Redis; serve this one under a "
         f"new group, fold its states anew ({REBUILD}, or worker.on_bundle_change), keep them for a "
-        "fine-tune of it (keyfold-state inherit OLD NEW, or with at-least-once outputs "
-        f"{ADOPT} --inherit BUNDLE), or {RESET}"
+        f"fine-tune of it, with at-least-once outputs ({ADOPT} --inherit BUNDLE), or {RESET}"
     ),
     "layout": (
         f"the state was written in another layout: expected E, got G in Redis; {REBUILD}"
