@@ -23,9 +23,7 @@ from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, encode
 from keyfold.export.format_packed import Packed, check_packed
 from keyfold.export.formats import JSON, Format, Json, Rows, format_for
-from keyfold.export.formats import decode_one as decode_one
 from keyfold.export.members import NUMBER, SCALAR, Members
-from keyfold.export.nesting import MAX_NESTING
 from keyfold.export.times import from_numbers, text_reader
 
 
@@ -78,16 +76,16 @@ def _path(events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) ->
         check_packed(features, targets)
         return _PackedNumbers(events, features, targets, form)
     if plain and not any("." in name for name in members):
-        if form is JSON:
-            return _Numbers(events, features, targets)
-        return _OtherNumbers(events, features, targets, form)
+        return _Numbers(events, features, targets, form)
     return _AnyForm(events, features, targets, form)
 
 
 class _Numbers:
-    """Required numbers at the top of a JSON object: the usual case, and the fastest."""
+    """Required numbers at the top of an object: in JSON the usual case, and the fastest."""
 
-    def __init__(self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) -> None:
+    def __init__(
+        self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Format
+    ) -> None:
         self._names = [field.name for field in features.fields]
         self._unit = events.time_unit
         self._has_time = events.time_field is not None
@@ -98,12 +96,14 @@ class _Numbers:
         self._members = tuple(name.encode() for name in distinct)
         self._columns = [distinct.index(name) for name in names]
         self._targets = [self._names.index(name) for name in targets]
-        self._row = msgspec.defstruct(
+        row = msgspec.defstruct(
             "Row",
             [(f"c{i}", float) for i in range(len(distinct))],
             rename={f"c{i}": name for i, name in enumerate(distinct)},
+            gc=False,  # it holds numbers
         )
-        self._decode = msgspec.json.Decoder(self._row).decode
+        self._read = Rows(form, row, row(*(0.0,) * len(distinct))).read
+        self._is_json = form is JSON
 
     def decode(
         self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
@@ -126,8 +126,8 @@ class _Numbers:
 
     def _table(self, values: Sequence[bytes | None]) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Read N records into a table (N,D) of the distinct members."""
-        if not isinstance(values, Readable):
-            rows, rejects = self._rows(values)
+        if not (self._is_json and isinstance(values, Readable)):
+            rows, rejects = self._rows(list(values))
             return np.array(rows, np.float64).reshape(len(values), len(self._members)), rejects
         table = np.zeros((len(values), len(self._members)))
         left = values.read_numbers(self._members, table)
@@ -135,46 +135,6 @@ class _Numbers:
         if rows:
             table[left] = rows
         return table, {left[number]: reason for number, reason in rejects.items()}
-
-    def _rows(
-        self, values: Sequence[bytes | None]
-    ) -> tuple[list[tuple[float, ...]], dict[int, str]]:
-        decode, astuple = self._decode, msgspec.structs.astuple
-        try:
-            # The usual case, without a try per record: every record decodes, and is too short to
-            # be nested too deeply.
-            if max(map(len, values), default=0) <= 2 * MAX_NESTING:  # type: ignore[arg-type]
-                return [astuple(decode(value)) for value in values], {}  # type: ignore[arg-type]
-            return [astuple(decode_one(decode, value)) for value in values], {}
-        except (Reject, msgspec.MsgspecError, TypeError, UnicodeDecodeError):
-            pass
-        blank = (0.0,) * len(self._row.__struct_fields__)
-        rows: list[tuple[float, ...]] = []
-        rejects: dict[int, str] = {}
-        for i, value in enumerate(values):
-            try:
-                rows.append(astuple(decode_one(decode, value)))
-            except Reject as reject:
-                rows.append(blank)
-                rejects[i] = str(reject)
-        return rows, rejects
-
-
-class _OtherNumbers(_Numbers):
-    """The same members in another format."""
-
-    def __init__(
-        self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Format
-    ) -> None:
-        super().__init__(events, features, targets)
-        blank = self._row(*(0.0,) * len(self._row.__struct_fields__))
-        self._read = Rows(form, self._row, blank).read
-
-    def decode(
-        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
-    ) -> Decoded:
-        """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
-        return super().decode(list(values), timestamps_ms)
 
     def _rows(
         self, values: Sequence[bytes | None]

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from keyfold.export.errors import Reject
-from keyfold.export.formats import json_text
+from keyfold.export.formats import decode_one, json_text
 from keyfold.export.nesting import MAX_NESTING
 
 # Bytes that may begin a map or an array; within numbers and texts they mean nothing.
@@ -48,14 +48,7 @@ class MessagePack:
 
     def to_json(self, value: bytes) -> bytes:
         """See Format."""
-        if self.is_too_deep(value):
-            raise Reject(f"the record's value is nested more than {MAX_NESTING} deep")
-        try:
-            return json_text(self._event(value))
-        except msgspec.ValidationError as error:
-            raise Reject(f"the event does not match the feature spec: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Reject(f"the record's value is not valid {self.name}: {error}") from error
+        return json_text(decode_one(self._event, value, self))
 
     def of_json(self, event: bytes) -> bytes:
         """See Format."""

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.columns import category_text
-from keyfold.export.decode import decode_one
 from keyfold.export.errors import Reject
 from keyfold.export.events import OutputSpec
+from keyfold.export.formats import decode_one
 from keyfold.export.members import SCALAR, Members
 from keyfold.export.tables import file_key
 from keyfold.training.settings_data import Data

@@ -7,7 +7,6 @@ by worker/pipeline.py.
 from __future__ import annotations
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from keyfold.export.events import Caused, PredictionEncoder
@@ -27,9 +26,7 @@ def encoder_of(
 class _NativeEncoder(PredictionEncoder):
     def __init__(self, outputs: OutputSpec, bundle_id: str, topic: str) -> None:
         super().__init__(outputs, bundle_id, topic)
-        names = [orjson.dumps(name) for name in outputs.names]
-        self._tail = b',"bundle":' + orjson.dumps(bundle_id) + b"}"
-        self._place = topic.encode()
+        names = self._labels
         if outputs.kind == "classification":
             self._heads = tuple(b'{"label":%b,"probabilities":[' % name for name in names)
             self._pieces = (b"", *[b","] * (len(names) - 1), b"]}")
@@ -48,7 +45,7 @@ class _NativeEncoder(PredictionEncoder):
         """Write one prediction per row of y (N,O)."""
         gaps = None if caused.gaps is None else np.asarray(caused.gaps, np.bool_)
         return native.write_predictions(
-            b"%b:%d" % (self._place, partition), self._heads, self._pieces, self._tail,
+            b"%b:%d" % (self._topic, partition), self._heads, self._pieces, self._tail,
             np.asarray(caused.offsets, np.int64), caused.keys,
             np.asarray(caused.times_ms, np.int64), np.asarray(caused.steps, np.int64), y, gaps,
         )  # fmt: skip

@@ -5,9 +5,8 @@ exit status of the whole. Times are seconds of one monotonic clock and come as a
 processes.py, which carries out the orders.
 
 A worker that crashed lost nothing and is started again, after a pause that grows while it goes on
-crashing; one that needs a person (2) ends all, unless it was started again: what is wrong then, a
-Kafka that is away for instance, was right before, and the others may still serve. One that somebody
-told to stop stays away.
+crashing; one that needs a person (2) ends all, unless it was started again: what is wrong then was
+right before, and the others may still serve. One that somebody told to stop stays away.
 """
 
 from __future__ import annotations

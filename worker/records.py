@@ -257,10 +257,7 @@ class _Values(Sequence[bytes | None]):
         begin = 0
         for run in self._records.runs:
             end = begin + len(run.offsets)
-            rows: Iterable[int] = range(end - begin)
-            if run.reads_numbers:
-                rows = run.read_numbers(names, table[begin:end])
-            left += [begin + row for row in rows]
+            left += [begin + row for row in run.read_numbers(names, table[begin:end])]
             begin = end
         return left
 

@@ -13,7 +13,6 @@ from struct import Struct
 
 import hiredis
 import numpy as np
-import orjson
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from numpy.typing import NDArray
@@ -21,7 +20,9 @@ from numpy.typing import NDArray
 from keyfold.export.decode import _Numbers
 from keyfold.export.events import Caused, EventSpec, OutputSpec, PredictionEncoder
 from keyfold.export.features import FeatureSpec
+from keyfold.export.formats import JSON
 from keyfold.worker import native
+from keyfold.worker.encoder import encoder_of
 
 HEADER = Struct(">qiibIhiqqqhii")
 INT64 = range(-(2**63), 2**63)
@@ -179,7 +180,7 @@ class Numbers:
     """Reads members of JSON objects both ways."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._twin = _Numbers(EventSpec(), FeatureSpec.numbers(*names), ())
+        self._twin = _Numbers(EventSpec(), FeatureSpec.numbers(*names), (), JSON)
         self._names = tuple(name.encode() for name in names)
 
     def native(self, values: Sequence[bytes | None]) -> tuple[NDArray[np.float64], list[int]]:
@@ -225,31 +226,19 @@ class Predictions:
     """Writes predictions of one bundle both ways."""
 
     def __init__(self, outputs: OutputSpec, bundle: str, topic: str) -> None:
+        self._native = encoder_of(outputs, bundle, topic, use_native=True)
         self._twin = PredictionEncoder(outputs, bundle, topic)
-        names = [orjson.dumps(name) for name in outputs.names]
-        self._topic = topic.encode()
-        self._tail = b',"bundle":' + orjson.dumps(bundle) + b"}"
-        self._heads: tuple[bytes, ...] = ()
-        self._pieces = (b"{%b:" % names[0], *(b",%b:" % name for name in names[1:]), b"}")
-        if outputs.kind == "classification":
-            self._heads = tuple(b'{"label":%b,"probabilities":[' % name for name in names)
-            self._pieces = (b"", *[b","] * (len(names) - 1), b"]}")
 
     def native(self, partition: int, written: Written) -> list[bytes]:
         """Write as the module does."""
-        return native.write_predictions(
-            b"%b:%d" % (self._topic, partition), self._heads, self._pieces, self._tail,
-            np.array(written.offsets, np.int64), written.keys,
-            np.array(written.times_ms, np.int64), np.array(written.steps, np.int64), written.y,
-            None if written.gaps is None else np.array(written.gaps, np.bool_),
-        )  # fmt: skip
+        return self._native.encode(partition, self._caused(written), written.y)
 
     def python(self, partition: int, written: Written) -> list[bytes]:
         """Write as Python does."""
-        caused = Caused(
-            written.offsets, written.keys, written.times_ms, written.steps, written.gaps
-        )
-        return self._twin.encode(partition, caused, written.y)
+        return self._twin.encode(partition, self._caused(written), written.y)
+
+    def _caused(self, written: Written) -> Caused:
+        return Caused(written.offsets, written.keys, written.times_ms, written.steps, written.gaps)
 
 
 def outcome(function: Callable[[Section], list[Row]], section: Section) -> list[Row] | str:

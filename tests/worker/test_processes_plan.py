@@ -137,7 +137,7 @@ def test_a_2_of_one_that_was_started_again_ends_nobody_else() -> None:
     plan = begun()
     plan.ended(1, 70, 5.0)
     assert plan.due(6.0) == [Order(What.START, 1)]
-    orders = plan.ended(1, 2, 36.0)  # Kafka did not answer it
+    orders = plan.ended(1, 2, 36.0)  # it lost a right, say
     assert said(orders) == ["warn 1 ended with status 2; it is started again in 2 s"]
     assert doings(orders) == []
     assert doings(plan.ended(0, 2, 40.0)) == [(What.STOP, 2)]

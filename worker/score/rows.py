@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.columns import category_text
-from keyfold.export.decode import decode_one
 from keyfold.export.errors import Reject
 from keyfold.export.event_spec import NUMERIC_UNITS
 from keyfold.export.events import Decoder, EventSpec
 from keyfold.export.features import FeatureSpec
+from keyfold.export.formats import decode_one
 from keyfold.export.hook import json_of
 from keyfold.export.members import SCALAR, Members
 from keyfold.export.tables import Row, TableForm, file_key, read_lines, read_rows, row_name
