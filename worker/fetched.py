@@ -69,6 +69,12 @@ class Raw:
         sizes: NDArray[np.int64] = self.places[1::2].clip(0).sum(axis=0, dtype=np.int64)
         return sizes + ROW_BYTES
 
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes."""
+        parts = self.places[1::2].clip(0).sum(dtype=np.int64)
+        return int(parts) + ROW_BYTES * len(self.offsets)
+
     def key_column(self) -> list[bytes | None]:
         """Return the N keys."""
         return native.cut(self.data, self.places[0], self.places[1])
@@ -154,7 +160,7 @@ class FetchedRecords:
         for run in self._rest:
             if len(run.offsets):
                 runs.append(run)
-                taken += int(run.sizes.sum())
+                taken += run.total_bytes
             if taken >= ITEM_BYTES:
                 break
         if not runs:

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -37,6 +37,10 @@ class Run(Protocol):
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Bytes in memory (N,), about."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes."""
 
     def key_column(self) -> list[bytes | None]:
         """Return the N keys."""
@@ -94,6 +98,11 @@ class Listed:
             ),
         )  # fmt: skip
 
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes."""
+        return int(self.sizes.sum())
+
     def key_column(self) -> list[bytes | None]:
         """Return the N keys."""
         return [record.key for record in self.records]
@@ -148,7 +157,7 @@ class Records(Sequence[Record]):
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self.runs = tuple(runs)
-        self._ends = np.cumsum([len(run.offsets) for run in self.runs]).tolist()
+        self._ends = list(accumulate(len(run.offsets) for run in self.runs))
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
@@ -294,23 +303,21 @@ class Waiting:
             if len(run.offsets):
                 self._runs.append(run)
                 self._count += len(run.offsets)
-                self.bytes += int(run.sizes.sum())
+                self.bytes += run.total_bytes
 
     def take(self, most: int, most_bytes: int) -> Records:
         """Take the first `most` records, less where they are large, at least one."""
         taken: list[Run] = []
         left_bytes = most_bytes
         while most and self._runs and (left_bytes > 0 or not taken):
-            run = self._runs[0]
-            sizes = np.cumsum(run.sizes[:most])
-            # The one that goes beyond the limit still comes along.
-            count = min(int(np.searchsorted(sizes, left_bytes, side="right")) + 1, len(sizes))
-            taken.append(run.cut(0, count))
-            if count < len(run.offsets):
-                self._runs[0] = run.cut(count, len(run.offsets))
-            else:
-                self._runs.popleft()
-            spent = int(sizes[count - 1])
+            run = self._runs.popleft()
+            count, spent = len(run.offsets), run.total_bytes
+            if count > most or spent > left_bytes:
+                count, spent = _fitting(run, most, left_bytes)
+                if count < len(run.offsets):
+                    self._runs.appendleft(run.cut(count, len(run.offsets)))
+                    run = run.cut(0, count)
+            taken.append(run)
             most, left_bytes, self.bytes = most - count, left_bytes - spent, self.bytes - spent
             self._count -= count
         return Records(taken)
@@ -319,6 +326,14 @@ class Waiting:
         """Forget them."""
         self._runs.clear()
         self._count = self.bytes = 0
+
+
+def _fitting(run: Run, most: int, most_bytes: int) -> tuple[int, int]:
+    """Return how many records to take, and their bytes."""
+    sizes = np.cumsum(run.sizes[:most])
+    # The one that goes beyond the limit still comes along.
+    count = min(int(np.searchsorted(sizes, most_bytes, side="right")) + 1, len(sizes))
+    return count, int(sizes[count - 1])
 
 
 def _joined(columns: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ from faust.types import TP
 from keyfold.worker import intake as intake_module
 from keyfold.worker.consumer_thread import ConsumerThread
 from keyfold.worker.errors import Crash
-from keyfold.worker.intake import Consumer
+from keyfold.worker.intake import LONGEST_PAUSE_S, MAX_FETCH_RECORDS, Consumer, pause_s
 from keyfold.worker.protocol import GroupOffset, Topic
 
 # -- the contract with Faust -----------------------------------------------------------------------
@@ -286,6 +286,33 @@ def test_owner_that_left_or_came_during_a_fetch_is_told_of_no_position() -> None
 
     assert asyncio.run(scenario(None)) == []
     assert asyncio.run(scenario(ScriptedOwner(open=True))) == []
+
+
+def test_events_that_come_quickly_gather_but_one_alone_and_a_backlog_wait_for_nobody() -> None:
+    assert pause_s(1) <= 0.0005
+    assert pause_s(2) < pause_s(20) < pause_s(100) == pause_s(1000) == LONGEST_PAUSE_S
+    assert pause_s(MAX_FETCH_RECORDS) == 0
+
+
+@pytest.mark.parametrize(("found", "pauses"), [(10, [pause_s(10)]), (0, [])])
+def test_the_pause_follows_a_fetch_that_brought_something(
+    found: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def scenario() -> None:
+        owner = ScriptedOwner(open=True)
+        consumer = ScriptedConsumer(owner)
+        consumer.found = found
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", sleep)
+            await consumer._fetch_once()
+
+    asyncio.run(scenario())
+    assert slept == pauses
 
 
 def test_position_is_read_from_what_aiokafka_keeps_for_the_next_fetch() -> None:

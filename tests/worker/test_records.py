@@ -99,6 +99,7 @@ def test_records_are_a_sequence() -> None:
 @pytest.mark.parametrize("kind", [listed, raw])
 def test_keys_are_found_whatever_the_records_are(kind: object) -> None:
     run = kind(0, 5)  # type: ignore[operator]
+    assert run.total_bytes == run.sizes.sum()
     found = Records([run]).find({b"k0": 7, b"k2": 1})
     assert found.slots.tolist() == [7, -1, 1, 7, -1]
     assert found.unknown == [1, 4]
