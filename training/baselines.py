@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Standardize
 from keyfold.training.evaluate import Metrics, measure
-from keyfold.training.model import learn_scaling
+from keyfold.training.scaling import learn_scaling
 from keyfold.training.split import Part
 
 

@@ -8,35 +8,19 @@ training loop. Called by fit.py and the commands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Ahead as AheadLayer
-from keyfold.export.layers import Standardize
-from keyfold.export.motion import Motion
 from keyfold.training.config import Model
-from keyfold.training.data import Sequence
 from keyfold.training.forecast import Ahead
+from keyfold.training.scaling import Scaling, scale_layer
 
 CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Means and deviations, learned on training sequences only."""
-
-    mean: tuple[float, ...]  # per feature
-    deviation: tuple[float, ...]  # per feature; 1 where a feature never changes
-    label_mean: float  # of a regression's labels; otherwise 0
-    label_deviation: float  # likewise; otherwise 1
-    ahead: Ahead | None = None  # of a forecast; otherwise None
-    motion: Motion | None = None  # how the features move: for the proof of the exported graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +34,9 @@ class Network:
     starts_worthy: bool = False
 
 
-def learn_scaling(
-    train: Iterable[Sequence], outputs: OutputSpec, label_cap: float | None = None
-) -> Scaling:
-    """Learn the scaling of features, and of a regression's capped labels, from training events."""
-    some = tuple(train)
-    mean, deviation = _moments([sequence.x for sequence in some])
-    motion = Motion.of([sequence.x for sequence in some], mean, deviation)
-    if outputs.kind != "regression":
-        return Scaling(mean, deviation, 0.0, 1.0, motion=motion)
-    cap = np.inf if label_cap is None else label_cap
-    labels = [np.minimum(s.labels[~np.isnan(s.labels), None], cap) for s in some]
-    (label_mean,), (label_deviation,) = _moments(labels)
-    return Scaling(mean, deviation, label_mean, label_deviation, motion=motion)
-
-
-def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    count = sum(map(len, arrays))
-    mean = sum(array.sum(axis=0, dtype=np.float64) for array in arrays) / count
-    # Around the mean, in float64: a sum of squares would cancel for large means.
-    square = sum(np.square(array - mean).sum(axis=0) for array in arrays) / count
-    deviation = np.sqrt(square)
-    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))  # float32 noise of a constant
-    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
-
-
 def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
     """Build the network with new weights, drawn from Keras's global seed."""
-    scale = Standardize(scaling.mean, scaling.deviation, name="scale")
+    scale = scale_layer(scaling)
     before: list[Any] = [scale]
     if settings.input_noise:
         before.append(keras.layers.GaussianNoise(settings.input_noise, name="noise"))

@@ -29,7 +29,8 @@ from keyfold.training.config import Config, Data, Forecast, Model
 from keyfold.training.data import EventLog
 from keyfold.training.fit import History
 from keyfold.training.forecast import Ahead
-from keyfold.training.model import Network, Scaling, build
+from keyfold.training.model import Network, build
+from keyfold.training.scaling import Scaling
 from keyfold.training.sources import form_of
 
 MODEL, SPEC, CONFIG, METRICS, CURVE, PICTURE = (

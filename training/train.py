@@ -28,10 +28,11 @@ from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
 from keyfold.training.fit import Loss, cross_entropy, fit, forecast_error, squared_error
 from keyfold.training.forecast import calibrate, changing, judge, learn_ahead, with_truth
 from keyfold.training.learned import finished, learn
-from keyfold.training.model import Network, Scaling, learn_scaling
+from keyfold.training.model import Network
 from keyfold.training.model import build as build_network
 from keyfold.training.parent import Parent
 from keyfold.training.pictures import draw_forecasts
+from keyfold.training.scaling import Scaling, learn_scaling
 from keyfold.training.sources import Chunk, read_files
 from keyfold.training.split import Part, split, whole
 

@@ -23,7 +23,8 @@ from keyfold.training.fit import (  # noqa: E402
     shuffled_pieces,
     squared_error,
 )
-from keyfold.training.model import Network, Scaling, build  # noqa: E402
+from keyfold.training.model import Network, build  # noqa: E402
+from keyfold.training.scaling import Scaling  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
 VALUE = OutputSpec("regression", ("value",))

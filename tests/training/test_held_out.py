@@ -14,7 +14,7 @@ from rich.console import Console
 pytest.importorskip("keras")
 from keyfold.export.outputs import Anomaly
 from keyfold.training.config import Config, Data, Forecast, Split
-from keyfold.training.model import Scaling
+from keyfold.training.scaling import Scaling
 from keyfold.training.train import Study, _calibrated, _scaling, prepare
 
 pytestmark = pytest.mark.tensorflow

@@ -12,7 +12,8 @@ from keyfold.training.config import Model
 from keyfold.training.data import Sequence
 
 keras = pytest.importorskip("keras")
-from keyfold.training.model import Scaling, build, learn_scaling  # noqa: E402
+from keyfold.training.model import build  # noqa: E402
+from keyfold.training.scaling import Scaling, learn_scaling  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
 VALUE = OutputSpec("regression", ("value",))
