@@ -202,16 +202,23 @@ class App(faust.App):
 
 
 def _is_native(wanted: str) -> bool:
-    """Say, in the log too, whether the native module is used. Raises SetUpError: it must be."""
-    there = native.available()
-    if wanted == "on" and not there:
+    """Say whether the native module is used. Raises SetUpError: it must be."""
+    if wanted == "on" and not native.available():
         raise SetUpError(
-            "worker.native: expected the native module (a C++ compiler when keyfold is "
-            'installed), got none; "auto" goes on without it'
+            f"worker.native: expected the native module, got none: {native.missing()} (a C++ "
+            'compiler when keyfold is installed builds it; "auto" goes on without it)'
         )
-    used = there and wanted != "off"
-    log.info("decoding and encoding: %s", "native module" if used else "pure Python")
-    return used
+    return native.available() and wanted != "off"
+
+
+def _tell_codec(app: App) -> None:
+    """Say in the log who decodes and encodes."""
+    used = "native module" if app.native else "pure Python"
+    if app.config.worker.native == "auto" and native.broken():
+        why = native.missing()
+        log.warning("decoding and encoding: %s; the native module is there, but %s", used, why)
+    else:
+        log.info("decoding and encoding: %s", used)
 
 
 def _leave(error: BaseException) -> None:
@@ -235,6 +242,7 @@ def create_app(config: Config, settings_file: str = "worker.toml") -> App:
             "bundle %s: golden sequences differ by at most %.2g",
             app.model.bundle.id, app.model.golden_difference,
         )  # fmt: skip
+        _tell_codec(app)
         try:
             await app.pipeline.run(app.owners, worker.max_events, worker.max_resident_keys)
         except Crash as error:

@@ -6,6 +6,7 @@ Workers run as child programs and are judged from outside by keyfold-verify's or
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,9 @@ def test_every_event_is_predicted_and_every_state_is_the_offline_fold(serving: S
     serving.send(make_events(5000, 200, skew="zipf"))
     with serving.running() as worker:
         serving.wait_saved([worker])
+        on = os.environ["KEYFOLD_WORKER__NATIVE"] == "on"
+        codec = "native module" if on else "pure Python"
+        assert f"decoding and encoding: {codec}" in worker.log.read_text()
     serving.verify_clean(5000)
 
 

@@ -16,16 +16,31 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+_missing = ""  # why there is no module
 try:
-    from keyfold.worker.native import _codec
-except ImportError:  # no compiler where keyfold was installed
-    _codec = None  # type: ignore[assignment]
+    import keyfold.worker.native._codec as _codec
+except ModuleNotFoundError:
+    _codec, _missing = None, "it was not built"  # type: ignore[assignment]
+except ImportError as _error:
+    _codec, _missing = None, f"it does not load: {_error}"  # type: ignore[assignment]
 
 
 @cache
 def available() -> bool:
     """Whether the module was built, and writes numbers as the installed orjson does."""
     return _codec is not None and _writes_like_orjson()
+
+
+def missing() -> str:
+    """Return why the module is not available, "" where it is."""
+    if available():
+        return ""
+    return _missing or "it writes numbers otherwise than the installed orjson"
+
+
+def broken() -> bool:
+    """Whether the module is there and cannot be used: somebody meant it to be."""
+    return not available() and _missing != "it was not built"
 
 
 def parse_records(  # noqa: PLR0913 - buffers stay apart: nothing is built per call
