@@ -3,7 +3,8 @@
 Owns how fastavro is asked, what of a schema is refused beforehand (so that no record can ask for
 more memory or depth than it has bytes), the registry's five bytes, and times: a logical timestamp
 is read as UTC epoch ms; every other logical type is read as what it stands on, but a decimal, which
-is a number. Called by formats.py, for that format only: fastavro is an optional extra.
+is a number (of no more bytes than its precision needs: a number of many bytes costs their square).
+Called by formats.py, for that format only: fastavro is an optional extra.
 
 A record does not say which schema it was written with. With a registry it names a number, and only
 the one that was named here is read: another schema's bytes would give other numbers without a word.
@@ -16,6 +17,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from math import log2
 from typing import Any
 
 import msgspec
@@ -103,6 +105,8 @@ class Avro:
         stream.seek(len(head))
         try:
             event = fastavro.schemaless_reader(stream, self._reading, None)
+        except Reject:  # ours, of a decimal
+            raise
         except Exception as error:
             # As above; its kind is enough, and the message may quote the record.
             raise Reject(
@@ -144,7 +148,7 @@ def _rewritten(schema: Any, logical: Callable[[str], str | None]) -> Any:
 
 def _of_reading(logical: str) -> str | None:
     if logical == "decimal":
-        return logical
+        return _OWN + logical
     unit = logical.rpartition("-")[2]
     return _OWN + unit if _PER_MS.get(unit, 1) > 1 and "timestamp-" in logical else None
 
@@ -236,8 +240,23 @@ def _write_decimal(data: Any, schema: Any) -> Any:
     return fastavro.write.LOGICAL_WRITERS[f"{schema['type']}-decimal"](exact, schema)
 
 
+def _read_decimal(data: bytes, schema: Any, *further: Any) -> Any:
+    digits = int(schema["precision"])
+    most = int(digits * log2(10) + 1) // 8 + 1  # bytes of so many digits and a sign
+    if len(data) > most:
+        # A writer may have repeated the sign before it, as it must where a fixed is wider.
+        negative, data, head = data[0] >> 7, data[-most:], data[:-most]
+        if head.strip(b"\xff" if negative else b"\0") or data[0] >> 7 != negative:
+            raise Reject(
+                f"the record's value is not valid Avro: expected a decimal of at most {digits} "
+                f"digits, got {most + len(head)} bytes"
+            )
+    return fastavro.read.LOGICAL_READERS[f"{schema['type']}-decimal"](data, schema, *further)
+
+
 if fastavro is not None:
     for _base in ("bytes", "fixed"):
+        fastavro.read.LOGICAL_READERS[f"{_base}-{_OWN}decimal"] = _read_decimal
         fastavro.write.LOGICAL_WRITERS[f"{_base}-{_OWN}decimal"] = _write_decimal
     for _unit, _factor in _PER_MS.items():
         _teach(_unit, _factor)

@@ -9,7 +9,10 @@ import re
 
 # Beyond this the decoder's own limit is near, which depends on the caller's stack.
 MAX_NESTING = 200
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and the closing quote may be missing: a text is passed once, so that a record of
+# escaped quotes without an end costs what its length does and not that squared. No decoder enters
+# what stands behind a quote that nothing closes.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def is_nested_too_deeply(value: bytes) -> bool:

@@ -115,14 +115,18 @@ class Parent:
                 self._ready.unregister(child.stdout)
             child.stdout.close()
             del self._children[number]
-            self._farewell(self._output.pop(number), status)
-            self._carry_out(self._plan.ended(number, status, time.monotonic()))
+            output = self._output.pop(number)
+            show(output.rest())
+            orders = self._plan.ended(number, status, time.monotonic())
+            self._farewell(output, status)
+            self._carry_out(orders)
 
     def _farewell(self, output: Output, status: int) -> None:
-        show(output.rest())
         # Those that say what was said already may have been told to stop while they did.
         new = [line for line in output.held if line not in self._last_lines]
-        if status == EX_USAGE:
+        # Held only where all end for it: the others of one that was started again serve on, maybe
+        # for weeks, and a person is to read meanwhile what is wrong with this one.
+        if status == self._plan.status == EX_USAGE:
             self._last_lines += new
         else:
             show(output.prefix + line for line in new)

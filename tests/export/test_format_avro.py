@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -106,6 +107,63 @@ def test_enums_booleans_unions_and_decimals_are_what_they_look_like() -> None:
     text = form.to_json(written(schema, rows[0]))
     assert json.loads(text) == {"a": 12.5, "mode": "busy", "on": True, "b": 3}
     assert form.of_json(text) == written(schema, rows[0])
+
+
+DECIMALS: dict[str, dict[str, Any]] = {
+    "bytes": {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 1},
+    "fixed": {"type": "fixed", "name": "D", "size": 16, "logicalType": "decimal", "precision": 4,
+              "scale": 1},
+}  # fmt: skip
+
+
+def decimal_of(kind: str, data: bytes) -> tuple[EventSpec, bytes]:
+    """Return the spec of records with one decimal, and a record whose decimal has these bytes."""
+    plain = {name: part for name, part in DECIMALS[kind].items() if name != "logicalType"}
+    return spec(record(("a", DECIMALS[kind]))), written(record(("a", plain)), {"a": data})
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
+def test_a_decimal_of_too_many_bytes_is_a_reject_and_no_number_is_made_of_it(size: int) -> None:
+    events, value = decimal_of("bytes", b"\x01" + bytes(size - 1))
+    begun = time.process_time()
+    rejects = read(events, NUMBERS, value).rejects
+    assert time.process_time() - begun < 2  # it took half a minute, or fifty of them
+    assert rejects == {
+        0: "the record's value is not valid Avro: expected a decimal of at most 4 digits, got "
+        f"{size} bytes"
+    }
+
+
+@pytest.mark.parametrize("kind", DECIMALS)
+@pytest.mark.parametrize("number", [0, 1, -1, 127, 128, -128, -129, 9999, -9999])
+def test_a_decimal_s_sign_may_be_repeated_before_it(kind: str, number: int) -> None:
+    events, value = decimal_of(kind, number.to_bytes(16, signed=True))
+    got = read(events, NUMBERS, value)
+    assert got.rejects == {}
+    assert got.x.tolist() == [[pytest.approx(number / 10)]]
+
+
+@pytest.mark.parametrize("kind", DECIMALS)
+@pytest.mark.parametrize("number", [1 << 15, -(1 << 15) - 1, 1 << 100, -(1 << 126)])
+def test_a_decimal_that_needs_more_bytes_than_its_digits_is_a_reject(
+    kind: str, number: int
+) -> None:
+    events, value = decimal_of(kind, number.to_bytes(16, signed=True))
+    assert read(events, NUMBERS, value).rejects == {
+        0: "the record's value is not valid Avro: expected a decimal of at most 4 digits, got 16 "
+        "bytes"
+    }
+
+
+@pytest.mark.parametrize("digits", [1, 2, 4, 9, 18, 19, 38, 100])
+def test_every_number_of_a_decimal_s_digits_is_read(digits: int) -> None:
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": digits}
+    schema = record(("a", decimal))
+    form = format_of(spec(schema), ["a"])
+    most = Decimal(10**digits - 1)
+    for number in (most, -most):
+        read_back = json.loads(form.to_json(written(schema, {"a": number})))
+        assert read_back == {"a": float(number)}
 
 
 # -- a registry's prefix ---------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from keyfold.worker.config import read_config
 from keyfold.worker.liveness import last_words
 from keyfold.worker.processes import Output, Parent, show
 from keyfold.worker.processes_member import settings_of
-from keyfold.worker.processes_plan import Plan
+from keyfold.worker.processes_plan import Order, Plan
 from local.services import Child, free_ports
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -344,6 +344,38 @@ def test_one_that_cannot_be_started_is_tried_again(
         "worker 0 ended with status 70; it is started again in 1 s",
         "stopping 0 workers",
     ]
+
+
+def test_what_a_worker_that_was_started_again_needs_is_said_at_once_and_not_when_all_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    crashed = tmp_path / "crashed"
+    code = (
+        f"import os, pathlib; crashed = pathlib.Path({str(crashed)!r})\n"
+        "again = crashed.exists(); crashed.touch()\n"
+        "print('keyfold-worker:', 'no topic' if again else 'crashed', flush=True)\n"
+        "os._exit(2 if again else 70)"
+    )
+    shown: list[str] = []
+
+    class Asked(Plan):
+        def ended(self, number: int, status: int, now_s: float) -> list[Order]:
+            statuses.append(status)
+            return super().ended(number, status, now_s)
+
+        def wait_s(self, now_s: float) -> float | None:
+            if statuses == [70, 2] and not shown:  # it would be started again
+                assert not self.over
+                shown.append(capsys.readouterr().err)
+                self.stop(now_s)
+                return 0.0
+            return super().wait_s(now_s)
+
+    statuses: list[int] = []
+    parent = parent_of(Asked(1, 5.0), sys.executable, "-c", code)
+    assert parent.run() == 0
+    assert shown == ["[0] keyfold-worker: crashed\n[0] keyfold-worker: no topic\n"]
+    assert not capsys.readouterr().err
 
 
 def test_a_parent_that_fails_leaves_nothing_behind() -> None:
