@@ -24,7 +24,9 @@ from keyfold.export.features import FeatureSpec, encode
 from keyfold.export.format_packed import Packed, check_packed
 from keyfold.export.formats import JSON, Format, Json, Rows, format_for
 from keyfold.export.members import NUMBER, SCALAR, Members
-from keyfold.export.times import from_numbers, text_reader
+from keyfold.export.times import MAX_TIME_MS, from_numbers, text_reader
+
+NO_TIME = "the record's timestamp, its event time, is out of range"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class Readable(Protocol):
 
     def read_numbers(self, names: tuple[bytes, ...], table: NDArray[np.float64]) -> list[int]:
         """Read members of the values into table (N, len(names)); return the rows left out."""
+
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the values of some rows, which rise: all at once, one by one would show."""
 
 
 class _Path(Protocol):
@@ -119,9 +124,9 @@ class _Numbers:
         rejects = {**unusable, **rejects}
         if self._has_time:
             times_ms, late = from_numbers(columns[:, width], self._unit)
-            rejects = {**late, **rejects}
         else:
-            times_ms = np.asarray(timestamps_ms, np.int64)
+            times_ms, late = _of_records(timestamps_ms)
+        rejects = {**late, **rejects}
         return Decoded(x, times_ms, rejects, x[:, self._targets] if self._targets else None)
 
     def _table(self, values: Sequence[bytes | None]) -> tuple[NDArray[np.float64], dict[int, str]]:
@@ -131,7 +136,7 @@ class _Numbers:
             return np.array(rows, np.float64).reshape(len(values), len(self._members)), rejects
         table = np.zeros((len(values), len(self._members)))
         left = values.read_numbers(self._members, table)
-        rows, rejects = self._rows([values[row] for row in left])
+        rows, rejects = self._rows(values.pick(left))
         if rows:
             table[left] = rows
         return table, {left[number]: reason for number, reason in rejects.items()}
@@ -164,8 +169,9 @@ class _PackedNumbers:
         if self._further:
             x = np.pad(x, ((0, 0), (0, self._further)))
         if times is None:
-            return Decoded(x, np.asarray(timestamps_ms, np.int64), dict(rejects), observed)
-        times_ms, late = from_numbers(times, self._unit)
+            times_ms, late = _of_records(timestamps_ms)
+        else:
+            times_ms, late = from_numbers(times, self._unit)
         return Decoded(x, times_ms, {**late, **rejects}, observed)
 
 
@@ -214,7 +220,9 @@ class _AnyForm:
             columns = [members[self._places[field.name]] for field in self._columns.fields]
         x, observed = self._columns.build(columns, rejects)
         if self._events.time_field is None:
-            times_ms = np.asarray(timestamps_ms, np.int64)
+            times_ms, late = _of_records(timestamps_ms)
+            for row, reason in late.items():
+                rejects.note(row, reason)
         else:
             times_ms = self._times(members[self._places[self._events.time_field]], rejects)
         return Decoded(x, times_ms, dict(rejects), observed)
@@ -239,6 +247,21 @@ class _AnyForm:
         for row, reason in late.items():
             rejects.note(row, reason)
         return times_ms
+
+
+def _of_records(
+    timestamps_ms: Sequence[int] | NDArray[np.int64],
+) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Return the records' own timestamps (N,) as event times; by row: why it is none.
+
+    A producer may have written any number there. Beyond what an event time may be, the difference
+    of two would be no int64.
+    """
+    times_ms, most = np.asarray(timestamps_ms, np.int64), int(MAX_TIME_MS)
+    late = (times_ms < -most) | (times_ms > most)
+    if not late.any():
+        return times_ms, {}
+    return np.where(late, 0, times_ms), {int(row): NO_TIME for row in np.flatnonzero(late)}
 
 
 def _note_not_finite(path: str, column: Sequence[Any], rejects: Rejects) -> None:

@@ -26,7 +26,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from keyfold.worker.fetched import leave_as_bytes
+from keyfold.worker.fetched import read_records
 from keyfold.worker.kafka.farewell import end_at_once
 from keyfold.worker.protocol import GroupOffset
 
@@ -45,6 +45,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     logger = faust_log
 
+    behind = False  # whether the last fetch left records of the input topic to be fetched at once
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust 0.15.3 passes none of these on; aiokafka reads them when it starts.
@@ -57,8 +59,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Start the consumer; nothing is fetched before it was given partitions."""
         await super().on_start()
-        if self.app.native:
-            leave_as_bytes(self._consumer._fetcher, self.app.input_topic)
+        read_records(self._consumer._fetcher, self.app.input_topic, as_bytes=self.app.native)
 
     async def on_thread_stop(self) -> None:
         """Leave the group, without waiting for one that is stuck or for a Kafka that is away.
@@ -93,10 +94,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(self, *arguments: Any, **options: Any) -> Any:
         """Fetch; a right that was taken away ends the worker, not this thread by a traceback."""
         try:
-            return await super()._fetch_records(*arguments, **options)
+            fetched = await super()._fetch_records(*arguments, **options)
         except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
             self.parent_loop.call_soon_threadsafe(self.app.fail, error)
             return {}
+        # Here and now: the answer to aiokafka's next fetch, which is under way, tells of a new end.
+        self.behind = any(
+            tp.topic == self.app.input_topic and self._is_behind(tp) for tp in fetched
+        )
+        return fetched
 
     async def ask(
         self,
@@ -188,10 +194,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Return where the next fetch begins: behind what was returned, and behind what a reader of
         committed records never sees. Only between two fetches.
         """
-        state = self._consumer._subscription.subscription.assignment.state_value(
-            driver.ensure_aiokafka_TP(tp)
-        )
+        state = self._state_of(tp)
         return state.position if state is not None and state.has_valid_position else None
+
+    def _is_behind(self, tp: TP) -> bool:
+        """Whether there was more to fetch, as the broker told with the last fetch.
+
+        What stands behind a transaction that is still open cannot be fetched yet.
+        """
+        position, state = self.position_of(tp), self._state_of(tp)
+        if position is None:
+            return False  # a rebalance took it
+        stable = state.lso
+        end = state.highwater if stable is None or stable < 0 else stable
+        return end is not None and bool(position < end)
+
+    def _state_of(self, tp: TP) -> Any:
+        assignment = self._consumer._subscription.subscription.assignment
+        return assignment.state_value(driver.ensure_aiokafka_TP(tp))
 
     async def partition_counts(self) -> dict[str, int]:
         """Return all topics' numbers of partitions by fresh metadata."""

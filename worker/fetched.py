@@ -4,7 +4,7 @@ Owns which records of a fetched record set a reader of committed records sees, a
 PartitionRecords decides it, and where the next fetch begins; the native module reads what is in a
 batch (worker/native). Known here and in worker/consumer_thread.py: private names of aiokafka's
 fetcher, which tests/worker/test_fetched.py holds beside it. Old message formats, topics of agents
-and workers without the native module keep aiokafka's own objects.
+and workers without the native module keep aiokafka's own objects (worker/header_names.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.memory_records import MemoryRecords
 from numpy.typing import NDArray
 
 from keyfold.worker import native
+from keyfold.worker.header_names import AnyHeaders, RememberingRecords
 from keyfold.worker.protocol import Record
 from keyfold.worker.records import Records
+from keyfold.worker.unreadable import Readable
 
 ITEM_BYTES = 1 << 20  # in memory, of one item: what was compressed may be many times its fetch
 MAX_ITEMS = 32  # of one poll
-ROW_BYTES = 64  # of one record in memory, beside its key and value and the numbers here
+ROW_BYTES = 64  # of one record in memory, beside its bytes as they came
 
 # base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and largest
 # timestamp, producer id and epoch, base sequence, number of records
@@ -62,18 +62,12 @@ class Raw:
     offsets: NDArray[np.int64]  # (N,)
     timestamps_ms: NDArray[np.int64]  # (N,)
     places: NDArray[np.int32]  # (4,N) key at, its length, value at, its length; -1: null
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Bytes in memory (N,), about."""
-        sizes: NDArray[np.int64] = self.places[1::2].clip(0).sum(axis=0, dtype=np.int64)
-        return sizes + ROW_BYTES
+    sizes: NDArray[np.int64]  # (N,) bytes in memory, about: headers too, while data is held
 
     @property
     def total_bytes(self) -> int:
         """Sum of the sizes."""
-        parts = self.places[1::2].clip(0).sum(dtype=np.int64)
-        return int(parts) + ROW_BYTES * len(self.offsets)
+        return int(self.sizes.sum())
 
     def key_column(self) -> list[bytes | None]:
         """Return the N keys."""
@@ -82,6 +76,11 @@ class Raw:
     def value_column(self) -> list[bytes | None]:
         """Return the N values."""
         return native.cut(self.data, self.places[2], self.places[3])
+
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the values of some rows."""
+        at, lengths = self.places[2:, rows]
+        return native.cut(self.data, at, lengths)
 
     @property
     def key_bytes(self) -> int:
@@ -106,7 +105,8 @@ class Raw:
         """Return rows [start, stop)."""
         rows = slice(start, stop)
         places = np.ascontiguousarray(self.places[:, rows])
-        return Raw(self.data, self.offsets[rows], self.timestamps_ms[rows], places)
+        times, sizes = self.timestamps_ms[rows], self.sizes[rows]
+        return Raw(self.data, self.offsets[rows], times, places, sizes)
 
     @property
     def reads_numbers(self) -> bool:
@@ -118,12 +118,8 @@ class Raw:
         return native.read_numbers(self.data, self.places[2], self.places[3], names, table)
 
 
-class RecordSet(MemoryRecords):  # type: ignore[misc]
-    """aiokafka's record set, which keeps its bytes within reach."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.data = data
+class RecordSet(RememberingRecords):
+    """A record set that came from a broker."""
 
     def all_of_version_2(self) -> bool:
         """Whether every whole batch has the form that this module reads."""
@@ -131,9 +127,10 @@ class RecordSet(MemoryRecords):  # type: ignore[misc]
         while len(self.data) - at > _MAGIC_AT:  # an old message may be shorter than a header
             if self.data[at + _MAGIC_AT] != 2:
                 return False
-            at += _LENGTH_FROM + int.from_bytes(self.data[at + 8 : at + 12], "big", signed=True)
-            if at <= 0:
-                return False
+            length = int.from_bytes(self.data[at + 8 : at + 12], "big", signed=True)
+            if length < _HEADER.size - _LENGTH_FROM:
+                break  # it might lead nowhere, or back; FetchedRecords says what is wrong
+            at += _LENGTH_FROM + length
         return True
 
 
@@ -149,6 +146,7 @@ class FetchedRecords:
         # Read by aiokafka: where the next fetch begins. It moves without records, too.
         self.next_fetch_offset = fetch_offset
         self._rest = self._runs()
+        self._damage: CorruptRecordException | None = None  # behind the records read so far
 
     def __iter__(self) -> Iterator[Records]:
         return self
@@ -156,16 +154,21 @@ class FetchedRecords:
     def __next__(self) -> Records:
         """Return the next records, up to the batch that makes them ITEM_BYTES or more."""
         runs: list[Raw] = []
-        taken = 0
-        for run in self._rest:
-            if len(run.offsets):
-                runs.append(run)
-                taken += run.total_bytes
-            if taken >= ITEM_BYTES:
-                break
-        if not runs:
-            raise StopIteration
-        return Records(_merged(runs))
+        try:
+            taken = 0
+            for run in self._rest:
+                if len(run.offsets):
+                    runs.append(run)
+                    taken += run.total_bytes
+                if taken >= ITEM_BYTES:
+                    break
+        except CorruptRecordException as error:
+            self._damage = error
+        if runs:
+            return Records(_merged(runs))
+        if self._damage is not None:
+            raise self._damage  # only now: the position is behind all that was given away
+        raise StopIteration
 
     def _runs(self) -> Iterator[Raw]:
         data, at = self._data, 0
@@ -223,8 +226,10 @@ class FetchedRecords:
         except ValueError as error:
             raise CorruptRecordException(f"{self._where}: {error}") from error
         places = np.ascontiguousarray(spans[:found].T)
+        # From key to key: what lies between is a record's value, headers and what frames them.
+        sizes = np.diff(places[0], append=len(data)).astype(np.int64) + ROW_BYTES
         places[::2] += begin
-        return Raw(buffer, offsets[:found], times[:found], places)
+        return Raw(buffer, offsets[:found], times[:found], places, sizes)
 
 
 def _merged(runs: Sequence[Raw]) -> list[Raw]:
@@ -233,20 +238,18 @@ def _merged(runs: Sequence[Raw]) -> list[Raw]:
     for _, group in groupby(runs, key=lambda run: id(run.data)):
         same = list(group)
         if len(same) > 1:
-            columns = [(run.offsets, run.timestamps_ms, run.places) for run in same]
-            offsets, times, places = zip(*columns, strict=True)
-            same = [
-                Raw(
-                    same[0].data, np.concatenate(offsets), np.concatenate(times),
-                    np.concatenate(places, axis=1),
-                )
-            ]  # fmt: skip
+            columns = [(run.offsets, run.timestamps_ms, run.sizes) for run in same]
+            offsets, times, sizes = map(np.concatenate, zip(*columns, strict=True))
+            places = np.concatenate([run.places for run in same], axis=1)
+            same = [Raw(same[0].data, offsets, times, places, sizes)]
         merged += same
     return merged
 
 
-def leave_as_bytes(of: Any, topic: str) -> None:
-    """Have an aiokafka fetcher leave the records of one topic as bytes.
+def read_records(of: Any, topic: str, *, as_bytes: bool) -> None:
+    """Have an aiokafka fetcher accept headers of any name, and one topic's records in its own way.
+
+    Its records may be left as bytes, and what cannot be read of it is no error (Unreadable).
 
     The method that takes a broker's answer is bound once more to this one fetcher, with other names
     for the two classes that it reads records with: every other consumer stays as it is.
@@ -255,9 +258,11 @@ def leave_as_bytes(of: Any, topic: str) -> None:
     def partition_records(
         tp: Any, records: RecordSet, aborted: Any, fetch_offset: int, *rest: Any
     ) -> Any:
-        if tp.topic != topic or not records.all_of_version_2():
-            return PartitionRecords(tp, records, aborted, fetch_offset, *rest)
-        return FetchedRecords(f"{tp.topic}:{tp.partition}", records.data, aborted, fetch_offset)
+        if as_bytes and tp.topic == topic and records.all_of_version_2():
+            where = f"{tp.topic}:{tp.partition}"
+            return Readable(FetchedRecords(where, records.data, aborted, fetch_offset))
+        reader = AnyHeaders(tp, records, aborted, fetch_offset, *rest)
+        return Readable(reader) if tp.topic == topic else reader
 
     taking = type(of)._proc_fetch_request
     names = {"MemoryRecords": RecordSet, "PartitionRecords": partition_records}

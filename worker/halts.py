@@ -83,6 +83,13 @@ class Halts:
             f"{self.command('adopt', '')}"
         )
 
+    def unreadable(self, offset: int, why: str) -> str:
+        """The log is damaged."""
+        return (
+            f"the log cannot be read from offset {offset} on: {why}; restore it from a replica, or "
+            f"give up what stands there: {self._reset()}"
+        )
+
     def outputs_unknown(self, watermark: int, known: int, log_end: int) -> str:
         """The group offset that exactly-once outputs rely on is gone."""
         return (

@@ -42,15 +42,16 @@ from keyfold.worker.liveness import kafka_away
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import GroupOffset, Phase, Topic
 from keyfold.worker.records import Records
+from keyfold.worker.unreadable import Unreadable, divided
 
 HINT_S = 1.0  # how often W is told to Kafka
 HINT_TIMEOUT_S = 5.0
 MAX_FETCH_RECORDS = 8192
 # A fetch, a micro-batch and a turn cost as much for ten events as for one. So events that come
-# quickly are left to gather for a moment; one on a quiet stream, and a backlog, are not.
-PAUSE_US = 300.0  # per record of the fetch before: from 20,000 events/s on the pause is the longest
+# quickly are left to gather for a moment; one on a quiet stream, and a backlog, are not. A backlog
+# is no matter of how many came: a fetch of large records is full with few (1 MiB per partition).
+PAUSE_US = 300.0  # per record of the fetch before: from 3,300 events/s on the pause is the longest
 LONGEST_PAUSE_S = 0.01
-BACKLOG = MAX_FETCH_RECORDS // 2  # records of one fetch behind which more are waiting, likely
 COUNTS_FOR_S = 0.5  # how long the broker's word on partition counts is good
 # Kafka's error codes UNKNOWN_SERVER_ERROR (what Tansu 0.6 answers) and UNSUPPORTED_VERSION.
 REFUSES_IDEMPOTENCE = (-1, 35)
@@ -319,12 +320,23 @@ class Consumer(driver.Consumer):
             # Only an owner that was open before the fetch: its position was set for it.
             if owner is not None and owner.open and open_before.get(tp.partition) is owner:
                 owner.saw_log_end(self.highwater(tp) or 0)
-                for some in _runs(records):
+                readable, damage = divided(records)
+                for some in _runs(readable):
                     owner.offer(some)
                     offered += len(some)
+                if damage is not None:
+                    await self._note_damage(owner, damage)
         self._note_positions(open_before)
-        if offered:
+        if offered and not self._thread.behind:
             await asyncio.sleep(pause_s(offered))
+
+    async def _note_damage(self, owner: Owner, damage: Unreadable) -> None:
+        """Halt a partition whose log cannot be read on, as soon as all before that is saved."""
+        partition = owner.partition
+        if partition.saved < damage.offset:
+            await asyncio.sleep(LONGEST_PAUSE_S)  # the next fetch meets it again
+            return
+        owner.halt(partition.halts.unreadable(damage.offset, damage.why))
 
     def _note_positions(self, owners: Mapping[int, Owner]) -> None:
         """Tell owners of positions that moved without records, or W would stay below the end."""
@@ -397,13 +409,13 @@ class Consumer(driver.Consumer):
 
 
 def pause_s(records: int) -> float:
-    """Return how long to wait before the next fetch, after one of so many records."""
-    return 0.0 if records >= BACKLOG else min(records * PAUSE_US / 1e6, LONGEST_PAUSE_S)
+    """Return how long to wait before the next fetch, after one of so many, the last there were."""
+    return min(records * PAUSE_US / 1e6, LONGEST_PAUSE_S)
 
 
 def _runs(fetched: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """Return fetched records as one sequence, or those that worker/fetched.py left as bytes."""
-    return fetched if isinstance(fetched[0], Records) else (fetched,)
+    return fetched if not fetched or isinstance(fetched[0], Records) else (fetched,)
 
 
 class Producer(driver.Producer):

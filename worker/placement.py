@@ -132,7 +132,7 @@ class Placement:
         again = np.flatnonzero(at[1:] == at[:-1]) + 1  # not the key's first event here
         last_time[again], touched[again] = times[again - 1], stream[again - 1]
         alive[again] = True
-        silent = (times - last_time > after_ms) | (stream - touched > after_ms)
+        silent = _is_longer(last_time, times, after_ms) | _is_longer(touched, stream, after_ms)
         return bool((alive & silent).any())
 
     def _place_one_by_one(self, share: Share, places: Places) -> list[int]:
@@ -178,3 +178,12 @@ class Placement:
         # Marked: the save has to clear the key's old state in Redis even if no event follows.
         slots.mark(number, as_rows([cold]), share.records[-1].offset + 1)
         return left
+
+
+def _is_longer(since: Times, until: Times, limit_ms: int) -> NDArray[np.bool_]:
+    """Say where more than limit_ms lie between two times (N,), however far apart they are.
+
+    A record's timestamp may be any int64, so that a difference may need one bit more.
+    """
+    between = until.view(np.uint64) - since.view(np.uint64)
+    return np.asarray((until > since) & (between > limit_ms))

@@ -8,7 +8,7 @@ worker/owner.py, worker/share.py and the pipeline.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from keyfold.worker.protocol import Record
 
-OVERHEAD_BYTES = 200  # of one record that is an object, beside key and value
+OVERHEAD_BYTES = 200  # of one record that is an object, beside key, value and headers
+HEADER_BYTES = 150  # of one header that is objects, beside name and value
 
 
 class Run(Protocol):
@@ -47,6 +48,9 @@ class Run(Protocol):
 
     def value_column(self) -> list[bytes | None]:
         """Return the N values."""
+
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the values of some rows."""
 
     @property
     def key_bytes(self) -> int:
@@ -92,11 +96,8 @@ class Listed:
             records,
             np.fromiter((record.offset for record in records), np.int64, count),
             np.fromiter((record.timestamp for record in records), np.int64, count),
-            np.fromiter(
-                (OVERHEAD_BYTES + len(r.value or b"") + len(r.key or b"") for r in records),
-                np.int64, count,
-            ),
-        )  # fmt: skip
+            np.fromiter(map(_size_of, records), np.int64, count),
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -110,6 +111,10 @@ class Listed:
     def value_column(self) -> list[bytes | None]:
         """Return the N values."""
         return [record.value for record in self.records]
+
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the values of some rows."""
+        return [self.records[row].value for row in rows]
 
     @property
     def key_bytes(self) -> int:
@@ -142,6 +147,14 @@ class Listed:
     def read_numbers(self, names: tuple[bytes, ...], table: NDArray[np.float64]) -> Sequence[int]:
         """Leave all rows to the decoder."""
         return range(len(self.records))
+
+
+def _size_of(record: Record) -> int:
+    size = OVERHEAD_BYTES + len(record.value or b"") + len(record.key or b"")
+    # Nobody here reads them, yet they stay in memory with their record, where it has any.
+    for name, text in getattr(record, "headers", ()):
+        size += HEADER_BYTES + len(name) + len(text or b"")
+    return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +282,17 @@ class _Values(Sequence[bytes | None]):
             left += [begin + row for row in run.read_numbers(names, table[begin:end])]
             begin = end
         return left
+
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        """Return the values of some rows, which rise."""
+        picked: list[bytes | None] = []
+        first = at = 0
+        for run in self._records.runs:
+            end = bisect_left(rows, first + len(run.offsets), at)
+            if at < end:
+                picked += run.pick([row - first for row in rows[at:end]])
+            first, at = first + len(run.offsets), end
+        return picked
 
 
 class Waiting:

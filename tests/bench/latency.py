@@ -1,4 +1,4 @@
-"""Latency: from an event's record timestamp to its acked prediction, at a steady pace.
+"""Latency at a steady pace: from when an event was due to its prediction in a consumer's hands.
 
 Owns one measurement at one pace: a worker on an empty topic, a producer and a consumer as programs
 of their own. What is told is the age of an event when a consumer holds its prediction, which is a

@@ -3,8 +3,8 @@
     latency_consumer.py BROKERS TOPIC PARTITIONS EVENTS SKIPPED STRIDE ISOLATION
 
 Reads EVENTS predictions, looks at each STRIDE-th but for the SKIPPED first, and prints the
-percentiles in ms. Age: from the event's time, which the producer takes as it stamps the record and
-cuts to whole ms, to the moment at which the prediction is in hand here; so it lies above the
+percentiles in ms. Age: from the event's time, which is when the producer had to send it, cut to
+whole ms, to the moment at which the prediction is in hand here; so it lies above the
 time to the ack, by the way to a consumer and up to 1 ms. Started by latency.py.
 """
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from keyfold.export.columns import category_text
 from keyfold.export.errors import Reject, SpecError
-from keyfold.export.events import Decoded, Decoder, EventSpec
+from keyfold.export.events import MAX_TIME_MS, Decoded, Decoder, EventSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
 
 NAN = float("nan")
@@ -45,6 +45,41 @@ def column(field: Field, *values: object) -> tuple[list[float], dict[int, str]]:
     """Decode events that hold one field, each with one of the values."""
     decoded = decode(FeatureSpec((field, Field("z"))), *({field.name: v, "z": 1} for v in values))
     return decoded.x[:, 0].tolist(), decoded.rejects
+
+
+# -- the record's own timestamp --------------------------------------------------------------------
+
+UNTIMED: dict[str, tuple[EventSpec, FeatureSpec, bytes]] = {
+    "numbers": (EventSpec(), FeatureSpec.numbers("a"), b'{"a":1}'),
+    "messy": (EventSpec(), FeatureSpec((Field("a", missing="mask"),)), b'{"a":1}'),
+    "packed": (
+        EventSpec(format="packed"), FeatureSpec.numbers("a"), np.float32(1).tobytes()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNTIMED)
+def test_a_record_timestamp_is_an_event_time_and_so_is_its_range(name: str) -> None:
+    events, features, value = UNTIMED[name]
+    limit = int(MAX_TIME_MS)
+    stamps = [0, -1, limit, limit + 1, -limit, -limit - 1, 2**63 - 1, -(2**63), 5]
+    decoded = Decoder(events, features).decode([value] * len(stamps), stamps)
+    reason = "the record's timestamp, its event time, is out of range"
+    assert decoded.rejects == dict.fromkeys([3, 5, 6, 7], reason)
+    assert decoded.times_ms.tolist() == [0, -1, limit, 0, -limit, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("name", UNTIMED)
+def test_a_record_that_is_no_event_says_so_before_its_timestamp_does(name: str) -> None:
+    events, features, _ = UNTIMED[name]
+    rejects = Decoder(events, features).decode([b"{", None], [2**63 - 1, 2**63 - 1]).rejects
+    assert [row for row, reason in rejects.items() if "timestamp" in reason] == []
+
+
+def test_a_record_timestamp_may_be_anything_where_events_have_a_time() -> None:
+    for features in (FeatureSpec.numbers("a"), FeatureSpec((Field("a", missing="mask"),))):
+        decoded = Decoder(EventSpec(None, "t"), features).decode([b'{"a":1,"t":7}'], [2**63 - 1])
+        assert (decoded.rejects, decoded.times_ms.tolist()) == ({}, [7])
 
 
 # -- missing values --------------------------------------------------------------------------------

@@ -439,6 +439,9 @@ class Native(list[bytes]):
     def read_numbers(self, names: tuple[bytes, ...], table: Any) -> list[int]:
         raise AssertionError("asked to read another format than JSON")
 
+    def pick(self, rows: Sequence[int]) -> list[bytes | None]:
+        return [self[row] for row in rows]
+
 
 def test_the_native_module_is_not_asked_for_other_formats_than_json() -> None:
     for events, value in ((MSGPACK, GOOD), (PACKED, PACKED_GOOD)):

@@ -59,6 +59,8 @@ TOKENS = [
     b'"1"', b'""', b"[]", b"{}", b"[1,2,[3]]", b'{"a":1,"b":[{}]}', b"[" * 20 + b"]" * 20, b"[1,]",
     b'{"a"}', b'"\xc3\xa9"', b'"\\n"', b'"\\u0041"', b'"' + b"x" * 40 + b'"', b'"\x7f"', b"tru",
     b"[1", b'{"a":1', b'"\x01"', b'"\\"', b'"\\""', b'"\\q"', b'"\xff"',
+    b'"\xc2\xb0C and so on"', "\"é€😀\"".encode(), b'"\\ud83d\\ude00"', b'"\\ud83d"', b'"\\ude00"',
+    b'"\\u12g4"', b'"\\/\\b\\f\\r\\t\\\\"', b"\\u", b"\\", b'"\\ud83d\\u0041"',
     b'"' + b"x" * 30 + b'\x1f"',
 ]  # fmt: skip
 OUTPUTS = [
@@ -139,7 +141,8 @@ def _random_event(rng: random.Random) -> bytes:
     members = [(name.encode(), _random_number(rng)) for name in NAMES]
     others = rng.choice((0, 0, 1, 3))
     members += [
-        (rng.choice((b"other", b"b", b"", b"\\u0061")), rng.choice(TOKENS)) for _ in range(others)
+        (rng.choice((b"other", b"b", b"", b"\\u0061", "é".encode())), rng.choice(TOKENS))
+        for _ in range(others)
     ]
     if rng.random() < 0.5:
         rng.shuffle(members)

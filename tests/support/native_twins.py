@@ -14,7 +14,6 @@ from struct import Struct
 import hiredis
 import numpy as np
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import _DefaultRecordBatchPy
 from numpy.typing import NDArray
 
 from keyfold.export.decode import _Numbers
@@ -23,6 +22,7 @@ from keyfold.export.features import FeatureSpec
 from keyfold.export.formats import JSON
 from keyfold.worker import native
 from keyfold.worker.encoder import encoder_of
+from keyfold.worker.header_names import AnyNamesBatch
 
 HEADER = Struct(">qiibIhiqqqhii")
 INT64 = range(-(2**63), 2**63)
@@ -68,14 +68,15 @@ def parse_native(section: Section) -> list[Row]:
 
 
 def parse_python(section: Section) -> list[Row]:
-    """Read records as aiokafka does. Raises ValueError where it fails."""
+    """Read records as aiokafka does, whatever headers' names are. Raises ValueError if it fails."""
     appended = section.append_time_ms >= 0
     header = HEADER.pack(
         section.base_offset, 0, -1, 2, 0, 8 if appended else 0, 0, section.base_time_ms,
         section.append_time_ms, -1, -1, -1, 0,
     )  # fmt: skip
     # The reader in Python: the one in C looks beyond the end of a batch cut short.
-    batch = _DefaultRecordBatchPy(header + section.data)
+    batch = AnyNamesBatch(header + section.data)
+    batch._maybe_uncompress()
     rows: list[Row] = []
     try:
         for _ in range(section.count):

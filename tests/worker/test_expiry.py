@@ -170,6 +170,26 @@ def test_a_key_without_state_is_not_touched_by_a_step_that_is_not_finite(fold: F
     assert (fold.refold.states, fold.refold.stream_ms) == ({}, 0)
 
 
+def test_a_record_timestamp_that_is_no_event_time_is_a_reject_here_as_for_a_worker(
+    tmp_path: Path,
+) -> None:
+    untimed = make_tiny_bundle(tmp_path, time_field=None, reset_after_ms=AFTER)
+    stamps = [0, 2**63 - 1, -(2**63), 500, 1501]
+    log = [LogRecord(BASE + i, stamp, b"k", value(0, i)) for i, stamp in enumerate(stamps)]
+    case = make_case(untimed, log)
+    assert len(case.served.letters) == 2
+    assert case.served.meta["#S"] == "1501"
+    findings = case.verify()
+    assert not findings.counts
+    assert findings.expired == 1
+    fold = Fold(untimed)
+    for record in log:
+        fold.record(record.key, record.value, record.timestamp_ms)
+    assert [reject.reason for reject in fold.refold.rejects.values()] == [
+        "the record's timestamp, its event time, is out of range"
+    ] * 2
+
+
 # -- the same, judged by what a worker has left behind ---------------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from record_sets import APPEND_TIME, TRANSACTIONAL, Batch, marker, written
 
 from keyfold.worker import native
-from keyfold.worker.fetched import ITEM_BYTES, FetchedRecords, Raw, RecordSet, leave_as_bytes
+from keyfold.worker.fetched import ITEM_BYTES, FetchedRecords, Raw, RecordSet, read_records
 from keyfold.worker.records import Records
 
 pytestmark = pytest.mark.skipif(
@@ -157,6 +159,33 @@ def test_a_batch_length_below_the_header_s_is_an_error() -> None:
         as_bytes(bytes(data))
 
 
+@pytest.mark.parametrize("length", [-(2**31), -83, -13, -12, -11, 0, 48])
+def test_a_length_that_leads_nowhere_or_back_ends_the_look_at_a_fetch(length: int) -> None:
+    whole = written([Batch([A, B])])
+    data = bytearray(whole + whole)
+    data[len(whole) + 8 : len(whole) + 12] = length.to_bytes(4, "big", signed=True)
+    with _at_most_s(5):
+        assert RecordSet(bytes(data)).all_of_version_2()
+    with pytest.raises(CorruptRecordException, match=f"in:3: batch length {length}$"):
+        as_bytes(bytes(data))
+
+
+@contextmanager
+def _at_most_s(seconds: float) -> Iterator[None]:
+    """End what would go on for ever, by a signal."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"expected an end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_records_of_a_fetch_are_one_run_where_they_share_a_buffer() -> None:
     (records,) = FetchedRecords("in:3", written([Batch([A, B]), Batch([C])]), None, 0)
     assert len(records.runs) == 1
@@ -198,7 +227,7 @@ def _fetched_by(as_bytes: bool) -> Callable[[str], list[Any]]:
         of._key_deserializer = of._value_deserializer = None
         of._check_crcs, of._isolation_level, of._prefetch_backoff = True, 1, 0.0
         if as_bytes:
-            leave_as_bytes(of, "in")
+            read_records(of, "in", as_bytes=True)
         _Assigned.position = 0
         request = SimpleNamespace(topics=[(topic, [(0, 0, 1 << 20)])])
         assert asyncio.run(of._proc_fetch_request(_Assigned(), 0, request))
@@ -225,7 +254,7 @@ def test_an_aiokafka_that_reads_otherwise_is_refused() -> None:
 
     said = "expected an aiokafka that reads records with MemoryRecords, PartitionRecords"
     with pytest.raises(RuntimeError, match=said):
-        leave_as_bytes(Newer(), "in")
+        read_records(Newer(), "in", as_bytes=True)
 
 
 @pytest.mark.parametrize("codec", [0, 4])

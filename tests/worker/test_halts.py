@@ -70,6 +70,10 @@ OTHERS = {
         "the record at offset 7 is not the one last applied (topic created anew?); "
         f"{RESET}, or keep the state all the same: {ADOPT}"
     ),
+    HALTS.unreadable(6, "in:0: wrong checksum"): (
+        "the log cannot be read from offset 6 on: in:0: wrong checksum; restore it from a replica, "
+        f"or give up what stands there: {RESET}"
+    ),
     HALTS.outputs_unknown(5, 7, 9): (
         "exactly-once outputs: the group offset, which a transaction had set to at least 7, is "
         "gone or was set by another program: of the events from 5 to 8 nobody knows which "

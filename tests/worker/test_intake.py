@@ -39,8 +39,10 @@ from faust.types import TP
 from keyfold.worker import intake as intake_module
 from keyfold.worker.consumer_thread import ConsumerThread
 from keyfold.worker.errors import Crash
-from keyfold.worker.intake import LONGEST_PAUSE_S, MAX_FETCH_RECORDS, Consumer, pause_s
+from keyfold.worker.halts import Halts
+from keyfold.worker.intake import LONGEST_PAUSE_S, Consumer, pause_s
 from keyfold.worker.protocol import GroupOffset, Topic
+from keyfold.worker.unreadable import Unreadable
 
 # -- the contract with Faust -----------------------------------------------------------------------
 
@@ -103,6 +105,7 @@ def test_aiokafka_keeps_a_partition_s_position_where_the_intake_reads_it() -> No
         assert state.has_valid_position is False
         state.reset_to(7)
         assert (state.has_valid_position, state.position) == (True, 7)
+        assert (state.highwater, state.lso) == (None, None)
 
     asyncio.run(scenario())
 
@@ -141,10 +144,17 @@ class ScriptedOwner:
     refused_at: list[int] = field(default_factory=list)
     started: bool = False
     drained: list[float] = field(default_factory=list)  # the deadlines
+    saved: int = 0  # W
+    halted: list[str] = field(default_factory=list)
 
     @property
     def partition(self) -> Any:
-        return SimpleNamespace(number=self.number)
+        return SimpleNamespace(
+            number=self.number, saved=self.saved, halts=Halts("worker.toml", self.number)
+        )
+
+    def halt(self, why: str) -> None:
+        self.halted.append(why)
 
     def sought(self) -> None:
         self.open = True
@@ -183,8 +193,9 @@ class ScriptedConsumer(Consumer):
         )
         self.position = 0
         self.found = 10  # records of a fetch
+        self.damaged_at = 10**6  # what stands there cannot be read
         self.markers = 0  # offsets behind them that no reader of committed records sees
-        self._thread = SimpleNamespace(position_of=lambda tp: self.position)
+        self._thread = SimpleNamespace(position_of=lambda tp: self.position, behind=False)
         self.fetching = False
         self.during_fetch: Any = lambda: None
         self.fetched_from: list[int] = []
@@ -210,8 +221,11 @@ class ScriptedConsumer(Consumer):
         self.fetched_from.append(start)
         self.during_fetch()
         self.fetching = False
-        self.position = start + self.found + self.markers
-        records = [SimpleNamespace(offset=start + i) for i in range(self.found)]
+        found = min(self.found, self.damaged_at - start)
+        self.position = start + found + self.markers
+        records: list[Any] = [SimpleNamespace(offset=start + i) for i in range(found)]
+        if found < self.found:
+            records.append(Unreadable(self.damaged_at, "in:0: batch length 7"))
         return {TP("in", 0): records} if records else {}
 
 
@@ -288,15 +302,22 @@ def test_owner_that_left_or_came_during_a_fetch_is_told_of_no_position() -> None
     assert asyncio.run(scenario(ScriptedOwner(open=True))) == []
 
 
-def test_events_that_come_quickly_gather_but_one_alone_and_a_backlog_wait_for_nobody() -> None:
+def test_events_that_come_quickly_gather_but_one_alone_waits_for_nobody() -> None:
     assert pause_s(1) <= 0.0005
-    assert pause_s(2) < pause_s(20) < pause_s(100) == pause_s(1000) == LONGEST_PAUSE_S
-    assert pause_s(MAX_FETCH_RECORDS) == 0
+    assert pause_s(2) < pause_s(20) < pause_s(100) == pause_s(10_000) == LONGEST_PAUSE_S
 
 
-@pytest.mark.parametrize(("found", "pauses"), [(10, [pause_s(10)]), (0, [])])
-def test_the_pause_follows_a_fetch_that_brought_something(
-    found: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("found", "behind", "pauses"),
+    [
+        (10, False, [pause_s(10)]),
+        (5000, False, [LONGEST_PAUSE_S]),  # many, but all there were
+        (10, True, []),  # large ones: the fetch was full, and more are waiting
+        (0, False, []),
+    ],
+)
+def test_the_pause_follows_a_fetch_that_brought_the_last_there_were(
+    found: int, behind: bool, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
 
@@ -306,7 +327,7 @@ def test_the_pause_follows_a_fetch_that_brought_something(
     async def scenario() -> None:
         owner = ScriptedOwner(open=True)
         consumer = ScriptedConsumer(owner)
-        consumer.found = found
+        consumer.found, consumer._thread.behind = found, behind
         with monkeypatch.context() as patch:
             patch.setattr(asyncio, "sleep", sleep)
             await consumer._fetch_once()
@@ -315,19 +336,91 @@ def test_the_pause_follows_a_fetch_that_brought_something(
     assert slept == pauses
 
 
-def test_position_is_read_from_what_aiokafka_keeps_for_the_next_fetch() -> None:
-    tp = TP("in", 0)
-    state = SimpleNamespace(has_valid_position=True, position=7)
+def test_a_log_that_cannot_be_read_halts_its_partition_once_all_before_is_saved() -> None:
+    async def scenario() -> None:
+        owner = ScriptedOwner(open=True)
+        consumer = ScriptedConsumer(owner)
+        consumer.damaged_at = 4
+        await consumer._fetch_once()
+        assert (owner.offered, owner.halted, owner.positions) == ([0, 1, 2, 3], [], [4])
+        await consumer._fetch_once()
+        assert (owner.offered, owner.halted) == ([0, 1, 2, 3], [])
+        owner.saved = 4
+        await consumer._fetch_once()
+        assert (owner.offered, consumer.fetched_from) == ([0, 1, 2, 3], [0, 4, 4])
+        assert owner.halted == [
+            "the log cannot be read from offset 4 on: in:0: batch length 7; restore it from a "
+            "replica, or give up what stands there: "
+            "keyfold-state reset worker.toml --partition 0 --to earliest|latest|OFFSET"
+        ]
+
+    asyncio.run(scenario())
+
+
+def thread_with(state: Any) -> ConsumerThread:
+    """Return a thread whose aiokafka keeps this of partition 0."""
     states = {TopicPartition("in", 0): state}
     assignment = SimpleNamespace(state_value=states.get)
     thread = ConsumerThread.__new__(ConsumerThread)
     thread._consumer = SimpleNamespace(
         _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
     )
+    return thread
+
+
+def test_position_is_read_from_what_aiokafka_keeps_for_the_next_fetch() -> None:
+    tp = TP("in", 0)
+    state = SimpleNamespace(has_valid_position=True, position=7)
+    thread = thread_with(state)
     assert thread.position_of(tp) == 7
     state.has_valid_position = False
     assert thread.position_of(tp) is None
     assert thread.position_of(TP("in", 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("highwater", "stable", "behind"),
+    [
+        (7, 7, False),
+        (8, 8, True),
+        (8, 7, False),  # the last one is of a transaction that is still open
+        (7, None, False),  # a broker without transactions
+        (8, None, True),
+        (8, -1, True),  # another one that says nothing of them
+    ],
+)
+def test_a_fetch_is_behind_if_there_was_more_that_it_could_have_brought(
+    highwater: int, stable: int | None, behind: bool
+) -> None:
+    state = SimpleNamespace(has_valid_position=True, position=7, highwater=highwater, lso=stable)
+    thread = thread_with(state)
+    tp = TopicPartition("in", 0)
+    assert _behind_after(thread, {tp: ["a record"]}) is behind
+    assert not _behind_after(thread, {})
+    assert not _behind_after(thread, {TopicPartition("of-an-agent", 0): ["a record"]})
+    state.has_valid_position = False  # a rebalance took it
+    assert not _behind_after(thread, {tp: ["a record"]})
+
+
+def _behind_after(thread: ConsumerThread, fetched: dict[TopicPartition, list[str]]) -> bool:
+    """Fetch this by Faust's own method and ours."""
+
+    async def fetched_records(*_: Any, **__: Any) -> dict[TopicPartition, list[str]]:
+        return fetched
+
+    @contextmanager
+    def fetch_context() -> Iterator[None]:
+        yield
+
+    subscriptions = SimpleNamespace(fetch_context=fetch_context)
+    fetcher = SimpleNamespace(
+        _closed=False, _subscriptions=subscriptions, fetched_records=fetched_records
+    )
+    thread.consumer = cast(Any, SimpleNamespace(flow_active=True))
+    thread.app = cast(Any, SimpleNamespace(input_topic="in"))
+    fetching = thread._fetch_records(SimpleNamespace(_closed=False, _fetcher=fetcher), set())
+    assert asyncio.run(fetching) == fetched
+    return thread.behind
 
 
 def test_a_partition_whose_records_wait_in_memory_is_not_fetched() -> None:

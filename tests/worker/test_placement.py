@@ -30,6 +30,7 @@ from local.services import Valkey
 
 AFTER = 1000  # reset_after_ms
 ON_TIME = 10**9  # a record timestamp that lets the event time count
+AGES_AGO = -(2**63) + 5  # a record timestamp; what lies between it and now is no int64
 K, Z = b"k", b"z"
 
 
@@ -155,6 +156,13 @@ CASES: dict[str, tuple[list[Ev | Tombstone], list[int | None]]] = {
     ),
     "a timestamp in the future counts as its event's time": (
         [Ev(K, 0), Ev(Z, 500, timestamp=10**15), Ev(K, 10)], [1, 1, 2]
+    ),
+    # Alone and beside a silence that is told at once, Z's: the same.
+    "a timestamp ages before every event": (
+        [Ev(K, 0, timestamp=AGES_AGO), Ev(K, 500), Ev(Z, 0), Ev(Z, 5000)], [1, 1, 1, 1]
+    ),
+    "a timestamp ages before every event, and nothing else that is silent": (
+        [Ev(K, 0, timestamp=AGES_AGO), Ev(K, 500), Ev(K, 600)], [1, 1, 2]
     ),
     "a reject moves no stream time": (
         [Ev(K, 0), Ev(Z, 9000, None), Ev(None, 9000), Ev(b"x" * (MAX_KEY_BYTES + 1), 9000),

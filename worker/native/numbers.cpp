@@ -65,23 +65,72 @@ namespace {
 
 // -- strings -------------------------------------------------------------------------------------
 
-// Passes a string of printable ASCII without escapes, quotes included.
-bool pass_string(Cursor& cursor) {
+// Passes one character beyond ASCII: no overlong forms, no surrogates.
+bool pass_character(Cursor& cursor) {
+    const uint8_t lead = *cursor.at++;
+    const int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
+    if (lead < 0xc2 || lead > 0xf4 || cursor.left() < more) return false;
+    const uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    const uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    if (*cursor.at < low || *cursor.at > high) return false;
+    for (int i = 1; i < more; ++i) {
+        if ((cursor.at[i] & 0xc0) != 0x80) return false;
+    }
+    cursor.at += more;
+    return true;
+}
+
+bool take_hex(Cursor& cursor, unsigned& unit) {
+    if (cursor.left() < 4) return false;
+    unit = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint8_t byte = *cursor.at++;
+        const uint8_t letter = static_cast<uint8_t>((byte | 0x20) - 'a');
+        if (!is_digit(byte) && letter >= 6) return false;
+        unit = unit * 16 + (is_digit(byte) ? byte - '0' : letter + 10u);
+    }
+    return true;
+}
+
+// Passes an escape; of UTF-16 surrogates only a pair.
+bool pass_escape(Cursor& cursor) {
+    unsigned unit, second;
+    if (!cursor.take('\\') || cursor.at == cursor.end) return false;
+    const uint8_t kind = *cursor.at++;
+    if (kind != 'u') return kind && std::strchr("\"\\/bfnrt", kind);
+    if (!take_hex(cursor, unit)) return false;
+    if (unit < 0xd800 || unit > 0xdfff) return true;
+    return unit < 0xdc00 && cursor.word("\\u", 2) && take_hex(cursor, second) &&
+           second >= 0xdc00 && second <= 0xdfff;
+}
+
+bool is_special(uint8_t byte) {
+    return byte == '"' || byte == '\\' || byte < ' ' || byte >= 0x80;
+}
+
+// Passes a string, quotes included. What escapes mean is not looked at: where that matters, it
+// must have none.
+bool pass_string(Cursor& cursor, bool may_escape) {
     if (!cursor.take('"')) return false;
-    for (; cursor.left() >= 8; cursor.at += 8) {
-        const uint64_t bytes = eight(cursor.at);
-        const uint64_t quotes = bytes ^ (kEach * '"'), escapes = bytes ^ (kEach * '\\');
-        // A high bit for each byte that is a quote, a backslash, below a space or not ASCII; above
-        // such a byte there may be false ones, so the loop below looks again.
-        const uint64_t odd = (quotes - kEach) | (escapes - kEach) | (bytes - kEach * ' ') | bytes;
-        if (odd & (kEach * 0x80)) break;
+    for (;;) {
+        for (; cursor.left() >= 8; cursor.at += 8) {
+            const uint64_t bytes = eight(cursor.at);
+            const uint64_t quotes = bytes ^ (kEach * '"'), escapes = bytes ^ (kEach * '\\');
+            // A high bit for each byte that is a quote, a backslash, below a space or not ASCII;
+            // above such a byte there may be false ones, so the loop below looks again.
+            const uint64_t odd =
+                (quotes - kEach) | (escapes - kEach) | (bytes - kEach * ' ') | bytes;
+            if (odd & (kEach * 0x80)) break;
+        }
+        while (cursor.at != cursor.end && !is_special(*cursor.at)) ++cursor.at;
+        if (cursor.at == cursor.end) return false;
+        if (*cursor.at == '"') return cursor.take('"');
+        if (*cursor.at >= 0x80) {
+            if (!pass_character(cursor)) return false;
+        } else if (!may_escape || !pass_escape(cursor)) {  // a control character is no escape
+            return false;
+        }
     }
-    for (; cursor.at != cursor.end; ++cursor.at) {
-        const uint8_t byte = *cursor.at;
-        if (byte == '"') return cursor.take('"');
-        if (byte < ' ' || byte == '\\' || byte >= 0x80) return false;
-    }
-    return false;
 }
 
 // -- numbers -------------------------------------------------------------------------------------
@@ -184,7 +233,7 @@ bool pass_members(Cursor& cursor, bool named, int deeper) {
     do {
         cursor.space();
         if (named) {
-            if (!pass_string(cursor)) return false;
+            if (!pass_string(cursor, true)) return false;
             cursor.space();
             if (!cursor.take(':')) return false;
             cursor.space();
@@ -198,7 +247,7 @@ bool pass_members(Cursor& cursor, bool named, int deeper) {
 bool pass_value(Cursor& cursor, int deeper) {
     if (cursor.at == cursor.end) return false;
     switch (*cursor.at) {
-        case '"': return pass_string(cursor);
+        case '"': return pass_string(cursor, true);
         case 't': return cursor.word("true", 4);
         case 'f': return cursor.word("false", 5);
         case 'n': return cursor.word("null", 4);
@@ -233,7 +282,7 @@ bool NumberReader::name(Cursor& cursor, size_t place, int& column) {
         }
     }
     const char* begin = reinterpret_cast<const char*>(cursor.at);
-    if (!pass_string(cursor)) return false;
+    if (!pass_string(cursor, false)) return false;  // or it might be a name that is wanted
     const auto size = static_cast<size_t>(reinterpret_cast<const char*>(cursor.at) - begin);
     const std::string_view quoted(begin, size);
     const auto found = columns_.find(quoted.substr(1, size - 2));
