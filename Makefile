@@ -32,7 +32,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-quick test unit integration long check format bench bench-outputs native-fuzz \
-	simulate faults cmapss up down lock clean
+	simulate faults accuracy up down lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ demo-quick: $(VENV)/installed-quick ## the same with a ready bundle, without Ten
 test: unit integration ## every test, with a real Kafka where Java and Maven are installed
 
 unit: $(VENV)/installed-dev ## the tests that need no services
-	$(BIN)/pytest -m "not integration" $(ARGS)
+	$(BIN)/pytest -m "not integration" -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 # Side by side: they wait for services more than they compute. Each of JOBS has its own services.
 integration: $(VENV)/installed-dev ## the tests on Kafka and Valkey, which they start themselves
@@ -97,9 +97,10 @@ faults: $(VENV)/installed-dev ## break real workers, Kafka and Redis: make fault
 	@PYTHONPATH=deploy:tests/support:tests/faults $(BIN)/python -m campaign \
 		--n $(or $(N),20) --seed $(or $(SEED),1) $(if $(KINDS),--kinds $(KINDS)) $(ARGS)
 
-cmapss: $(VENV)/installed-dev ## train and stream C-MAPSS FD001: make cmapss DATA=FOLDER
+accuracy: $(VENV)/installed-dev ## train, stream, judge: make accuracy DATA=FOLDER TASK=smap SEEDS=1
 	@$(BIN)/python deploy/local/prepare_kafka.py
-	PYTHONPATH=deploy:tests/support $(BIN)/python tests/bench/cmapss.py "$(DATA)" $(ARGS)
+	PYTHONPATH=deploy:tests/support:tests $(BIN)/python -m accuracy "$(DATA)" \
+		$(if $(TASK),--task $(TASK)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 up: ## run Kafka, Valkey and a worker in containers
 	@docker compose version >/dev/null 2>&1 || { echo "make up needs Docker and its compose plugin"; \

@@ -32,7 +32,8 @@ from keyfold.export.states import StateSpec as StateSpec
 from keyfold.export.states import Tensors as Tensors
 
 FORMAT = "keyfold-bundle"
-VERSION = "1.1"  # same major: readable
+VERSION = "1.2"  # same major: readable
+SECOND_VERSION = "1.1"  # of a manifest without text: likewise
 FIRST_VERSION = "1.0"  # of a manifest that needs nothing newer: its id stays what it was
 MANIFEST, STEP, GOLDEN = "manifest.json", "step.onnx", "golden.npz"
 ID_LENGTH = 16  # hex digits of SHA-256
@@ -88,7 +89,9 @@ class Manifest:
             and self.events.is_first_version
             and self.outputs.forecast is None
         )
-        return FIRST_VERSION if first else VERSION
+        if self.features.text is not None:
+            return VERSION
+        return FIRST_VERSION if first else SECOND_VERSION
 
     def _semantic(self) -> dict[str, Any]:
         return {
@@ -153,6 +156,7 @@ class Manifest:
         _check_numbers(manifest)
         _check_states(manifest)
         _check_targets(manifest)
+        _check_text(manifest)
         return manifest
 
 
@@ -212,6 +216,7 @@ def save(folder: Path, manifest: Manifest, graph: bytes, golden: Golden) -> Path
             golden_sha256=_sha256(temporary / GOLDEN),
         )
         _check_states(manifest)
+        _check_text(manifest)
         text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
         target = folder / manifest.id
@@ -366,6 +371,16 @@ def _check_targets(manifest: Manifest) -> None:
         check_targets(manifest.features, manifest.outputs.targets)
     except SpecError as error:
         raise BundleError(f"manifest: {error}") from error
+
+
+def _check_text(manifest: Manifest) -> None:
+    """Refuse what has no meaning yet for events of several steps."""
+    if manifest.features.text is None:
+        return
+    if manifest.outputs.forecast is not None:
+        raise BundleError("manifest: outputs: expected no forecast with features.text, got one")
+    if manifest.events.format == "packed":
+        raise BundleError("manifest: events.codec: expected no 'packed' with features.text")
 
 
 def _check_states(manifest: Manifest) -> None:

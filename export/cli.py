@@ -121,8 +121,9 @@ def export(run: Path, out: Path) -> Path:
         tuple(scaling["mean"]),
         tuple(scaling["deviation"]),
         Motion.from_json(scaling["motion"]) if scaling.get("motion") else None,
+        scaling.get("symbols", 0),
     )
-    proof = verify(converted.onnx, converted.states, truth)
+    proof = verify(converted.onnx, converted.states, truth, max_steps=converted.max_steps)
     manifest = Manifest(
         events=EventSpec.from_json(spec["events"]),
         features=FeatureSpec.from_json(spec["features"]),
@@ -130,6 +131,7 @@ def export(run: Path, out: Path) -> Path:
         states=converted.states,
         step_sha256="",  # save fills it in
         min_rows=proof.min_rows,
+        max_steps=converted.max_steps,
         tolerance=proof.tolerance,
         provenance=_provenance(run, metrics, proof) | _lineage(model, metrics),
     )

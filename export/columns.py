@@ -140,7 +140,7 @@ class Columns:
 def as_number(value: Any) -> float:
     """Return a JSON number as a float, infinity if it is too large. Raises Reject."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Reject(f"expected a number, got {_what(value)}")
+        raise Reject(f"expected a number, got {kind_of(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -152,10 +152,11 @@ def _boolean(value: Any) -> float:
     word = value.lower() if isinstance(value, str) and len(value) <= LONGEST_WORD else value
     if isinstance(word, str | int | float) and word in _BOOLEANS:
         return _BOOLEANS[word]
-    raise Reject(f"expected true, false, 1 or 0, got {_what(value, 'another ')}")
+    raise Reject(f"expected true, false, 1 or 0, got {kind_of(value, 'another ')}")
 
 
-def _what(value: Any, other: str = "") -> str:
+def kind_of(value: Any, other: str = "") -> str:
+    """Say what a member is, for a reject: never its value."""
     if isinstance(value, bool):
         return "a boolean"
     if isinstance(value, str):
@@ -170,7 +171,7 @@ def _one_hot(
     numbers = {value: number for number, value in enumerate(field.values)}
     for row, value in enumerate(column):
         if value is not None and not isinstance(value, str | int | float):
-            rejects.note(row, f"field {field.name!r}: expected a category, got {_what(value)}")
+            rejects.note(row, f"field {field.name!r}: expected a category, got {kind_of(value)}")
             continue
         number = numbers.get(category_text(value) or "") if value is not None else None
         if number is not None:

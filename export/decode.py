@@ -17,26 +17,28 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.columns import Columns, Rejects, as_number
-from keyfold.export.errors import Reject
+from keyfold.export.columns import Columns, Rejects, kind_of
+from keyfold.export.errors import Reject, SpecError
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
+from keyfold.export.event_times import EventTimes, of_records
 from keyfold.export.features import FeatureSpec, encode
 from keyfold.export.format_packed import Packed, check_packed
 from keyfold.export.formats import JSON, Format, Json, Rows, format_for
 from keyfold.export.members import NUMBER, SCALAR, Members
-from keyfold.export.times import MAX_TIME_MS, from_numbers, text_reader
-
-NO_TIME = "the record's timestamp, its event time, is out of range"
+from keyfold.export.text import Reader, Text
+from keyfold.export.times import from_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """N records after decoding. Rows named in `rejects` hold unusable numbers."""
 
-    x: NDArray[np.float32]  # (N,F) the model's rows; NaN, 0 or raw where front.py finishes them
+    x: NDArray[np.float32]  # (N,F) the model's rows; NaN, 0 or raw where front.py finishes them;
+    # of texts (M,1): the symbols of all events, one event behind the other
     times_ms: NDArray[np.int64]  # (N,) event times, UTC epoch ms
     rejects: dict[int, str]  # row -> why it cannot be an event
     observed: NDArray[np.float32] | None = None  # (N,K) the targets, NaN: missing; None: no targets
+    lengths: NDArray[np.int64] | None = None  # (N,) steps of each event, 0: a reject; None: one
 
 
 @runtime_checkable
@@ -77,6 +79,8 @@ def _path(events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) ->
     members = (*names, *([events.time_field] if events.time_field is not None else []))
     plain = features.is_plain and timed and not events.decoder and names.issuperset(targets)
     form = format_for(events, features)
+    if features.text is not None:
+        return _Texts(events, features.text, form)
     if isinstance(form, Packed):
         check_packed(features, targets)
         return _PackedNumbers(events, features, targets, form)
@@ -125,7 +129,7 @@ class _Numbers:
         if self._has_time:
             times_ms, late = from_numbers(columns[:, width], self._unit)
         else:
-            times_ms, late = _of_records(timestamps_ms)
+            times_ms, late = of_records(timestamps_ms)
         rejects = {**late, **rejects}
         return Decoded(x, times_ms, rejects, x[:, self._targets] if self._targets else None)
 
@@ -169,7 +173,7 @@ class _PackedNumbers:
         if self._further:
             x = np.pad(x, ((0, 0), (0, self._further)))
         if times is None:
-            times_ms, late = _of_records(timestamps_ms)
+            times_ms, late = of_records(timestamps_ms)
         else:
             times_ms, late = from_numbers(times, self._unit)
         return Decoded(x, times_ms, {**late, **rejects}, observed)
@@ -183,19 +187,14 @@ class _AnyForm:
     ) -> None:
         self._columns = Columns(features, targets)
         self._long = features.long
-        self._events = events
+        self._times = EventTimes(events)
         paths: dict[str, Any] = {}
         if features.long is not None:
             paths = {features.long.name: SCALAR, features.long.value: SCALAR}
         else:
             for field in self._columns.fields:
                 paths[field.name] = NUMBER if field.kind == "number" else SCALAR
-        numeric = events.time_unit in NUMERIC_UNITS
-        self._read_time = None if numeric else text_reader(events.time_unit, events.time_zone)
-        if events.time_field is not None and numeric:
-            paths.setdefault(events.time_field, NUMBER)
-        elif events.time_field is not None:
-            paths[events.time_field] = SCALAR
+        self._times.add_to(paths)
         self._places = {path: number for number, path in enumerate(paths)}
         self._members = Members(paths)
         self._read = Rows(form, self._members.row, self._members.row()).read
@@ -219,49 +218,45 @@ class _AnyForm:
         else:
             columns = [members[self._places[field.name]] for field in self._columns.fields]
         x, observed = self._columns.build(columns, rejects)
-        if self._events.time_field is None:
-            times_ms, late = _of_records(timestamps_ms)
-            for row, reason in late.items():
-                rejects.note(row, reason)
-        else:
-            times_ms = self._times(members[self._places[self._events.time_field]], rejects)
+        times_ms = self._times.read(members, self._places, timestamps_ms, rejects)
         return Decoded(x, times_ms, dict(rejects), observed)
 
-    def _times(self, column: Sequence[Any], rejects: Rejects) -> NDArray[np.int64]:
-        name, read = self._events.time_field, self._read_time or as_number
-        times: NDArray[Any]
-        if self._read_time is None and set(map(type, column)) <= {float}:
-            times = np.array(column, np.float64)
-        else:
-            times = np.zeros(len(column), np.float64 if self._read_time is None else np.int64)
-            for row, value in enumerate(column):
-                try:
-                    if value is None:
-                        raise Reject("expected an event time, got none")
-                    times[row] = read(value)
-                except Reject as reject:
-                    rejects.note(row, f"field {name!r}: {reject}")
-        if self._read_time is not None:
-            return times
-        times_ms, late = from_numbers(times, self._events.time_unit)
-        for row, reason in late.items():
-            rejects.note(row, reason)
-        return times_ms
 
+class _Texts:
+    """One member is a text, which becomes several steps: see text.py."""
 
-def _of_records(
-    timestamps_ms: Sequence[int] | NDArray[np.int64],
-) -> tuple[NDArray[np.int64], dict[int, str]]:
-    """Return the records' own timestamps (N,) as event times; by row: why it is none.
+    def __init__(self, events: EventSpec, text: Text, form: Format) -> None:
+        if isinstance(form, Packed):
+            raise SpecError("events.format: expected 'json', 'msgpack' or 'avro' for a text")
+        self._field, self._reader, self._times = text.field, Reader(text), EventTimes(events)
+        paths: dict[str, Any] = {text.field: SCALAR}
+        self._times.add_to(paths)
+        self._places = {path: number for number, path in enumerate(paths)}
+        self._members = Members(paths)
+        self._read = Rows(form, self._members.row, self._members.row()).read
 
-    A producer may have written any number there. Beyond what an event time may be, the difference
-    of two would be no int64.
-    """
-    times_ms, most = np.asarray(timestamps_ms, np.int64), int(MAX_TIME_MS)
-    late = (times_ms < -most) | (times_ms > most)
-    if not late.any():
-        return times_ms, {}
-    return np.where(late, 0, times_ms), {int(row): NO_TIME for row in np.flatnonzero(late)}
+    def decode(
+        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
+    ) -> Decoded:
+        """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
+        rejects = Rejects()
+        members = self._members.columns(self._read(list(values), rejects))
+        times_ms = self._times.read(members, self._places, timestamps_ms, rejects)
+        found, lengths = [np.empty(0, np.float32)], np.zeros(len(values), np.int64)
+        for row, text in enumerate(members[self._places[self._field]]):
+            if row in rejects:
+                continue
+            try:
+                found.append(self._symbols(text))
+                lengths[row] = len(found[-1])
+            except Reject as reject:
+                rejects.note(row, f"field {self._field!r}: {reject}")
+        return Decoded(np.concatenate(found)[:, None], times_ms, dict(rejects), None, lengths)
+
+    def _symbols(self, text: object) -> NDArray[np.float32]:
+        if isinstance(text, str):
+            return self._reader.read(text)
+        raise Reject(f"expected a text, got {'none' if text is None else kind_of(text)}")
 
 
 def _note_not_finite(path: str, column: Sequence[Any], rejects: Rejects) -> None:

@@ -78,6 +78,15 @@ def _time(events: EventSpec) -> str:
 
 
 def _fields(features: FeatureSpec, what: str) -> Iterator[str]:
+    if (text := features.text) is not None:
+        symbols = {"byte": "bytes", "char": "characters", "word": "words", "bpe": "merged bytes"}
+        lower = ", in lower case" if text.lower else ""
+        yield from _line("event", f"{what}; field {text.field!r} is a text, read symbol by symbol:")
+        yield from _line(
+            "", f"{symbols[text.tokenizer]}{lower}, {text.size:,} of them with the end and the "
+            f"unknown one; at most {text.max_symbols:,} in an event"
+        )  # fmt: skip
+        return
     if features.is_plain:
         yield from _line("event", f"{what} with {len(features.fields)} numbers, all required:")
         yield from _line("", ", ".join(features.columns))

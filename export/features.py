@@ -1,7 +1,8 @@
 """The feature spec: which fields of an event become the model's inputs, and in which order.
 
-Owns the fields (numbers, booleans, categories; what a missing value means) and the names of the
-model's columns, so that training, verification and serving cannot disagree about them. It knows
+Owns the fields (numbers, booleans, categories; what a missing value means; or one text, see
+text.py) and the names of the model's columns, so that training, verification and serving cannot
+disagree about them. It knows
 nothing of records, Kafka or models; scaling by the training data is not done here but inside the
 graph, and what needs a key's past in front.py. Called by decode (which members to read), by
 training (whole logs) and by the worker's pipeline (a micro-batch).
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.errors import SpecError
+from keyfold.export.text import Text
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 SINCE_LAST = "seconds since last"  # the column that `since_last` adds
@@ -109,9 +111,12 @@ class FeatureSpec:
     fields: tuple[Field, ...]  # in the order of their columns
     since_last: bool = False  # a last column: log1p of the seconds since the key's last event
     long: LongForm | None = None  # one sensor per event; None: all fields in every event
+    text: Text | None = None  # an event is a text, of several steps; None: fields, one step
 
     def __post_init__(self) -> None:
-        if not self.fields:
+        if self.text is not None and (self.fields or self.since_last or self.long is not None):
+            raise SpecError("features.text: expected nothing beside a text, got fields")
+        if not self.fields and self.text is None:
             raise SpecError("features: expected at least one field, got none")
         for what, names in (("", [f.name for f in self.fields]), ("columns ", self.columns)):
             repeated = sorted({name for name in names if names.count(name) > 1})
@@ -131,7 +136,9 @@ class FeatureSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the model's F columns."""
+        """Names of the model's F columns; a text's only one holds the number of a symbol."""
+        if self.text is not None:
+            return (self.text.field,)
         columns = [column for field in self.fields for column in field.columns]
         return (*columns, *((SINCE_LAST,) if self.since_last else ()))
 
@@ -139,7 +146,7 @@ class FeatureSpec:
     def is_plain(self) -> bool:
         """Whether it has required numbers only, as every manifest of version 1.0."""
         plain = all(field.is_plain for field in self.fields)
-        return plain and not self.since_last and self.long is None
+        return plain and not self.since_last and self.long is None and self.text is None
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's form; what is not used does not stand in it."""
@@ -148,16 +155,19 @@ class FeatureSpec:
             data["since_last"] = True
         if self.long is not None:
             data["long"] = {"name": self.long.name, "value": self.long.value}
+        if self.text is not None:
+            data["text"] = self.text.to_json()
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
         """Read the manifest's form. Raises SpecError on a kind this version does not know."""
-        long = data.get("long")
+        long, text = data.get("long"), data.get("text")
         return cls(
             tuple(Field.from_json(field) for field in data["fields"]),
             data.get("since_last", False),
             None if long is None else LongForm(long["name"], long["value"]),
+            None if text is None else Text.from_json(text),
         )
 
 

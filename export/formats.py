@@ -121,6 +121,7 @@ def format_for(events: EventSpec, features: FeatureSpec) -> Format:
     """Return the format of a bundle's records. Raises SpecError."""
     long = features.long
     fields = [field.name for field in features.fields]
+    fields += [] if features.text is None else [features.text.field]
     return format_of(events, fields if long is None else [long.name, long.value])
 
 

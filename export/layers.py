@@ -120,3 +120,106 @@ class Ahead(keras.layers.Layer):  # type: ignore[misc] # keras has no types
             "scales": list(self.scales),
             "quantiles": self.quantiles,
         }
+
+
+@keras.saving.register_keras_serializable(package="keyfold")
+class Tokens(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """Look up a vector for each whole number: ids (B,T,1) as floats -> (B,T,width).
+
+    What lies between two ids is rounded to the nearest (parity is proved on drawn inputs), what is
+    none is taken for the nearest one: KnownOnly makes a reject of it.
+    """
+
+    def __init__(self, count: int, width: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        if count < 1 or width < 1:
+            raise ValueError(f"Tokens: expected ids and a width, got {count} and {width}")
+        self.count, self.width = count, width
+
+    def build(self, shape: Any) -> None:
+        """Make the table."""
+        if shape[-1] != 1:
+            raise ValueError(f"Tokens: expected one column of ids, got {shape[-1]}")
+        self.table = self.add_weight((self.count, self.width), "uniform", name="table")
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        """Look ids up."""
+        # Bounded as integers: there is no NaN among them.
+        places = keras.ops.cast(_nearest(x), "int32")
+        return keras.ops.take(self.table, keras.ops.clip(places, 0, self.count - 1), axis=0)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """Return (B,T,width)."""
+        return (*shape[:-1], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what __init__ needs."""
+        return {**super().get_config(), "count": self.count, "width": self.width}
+
+
+@keras.saving.register_keras_serializable(package="keyfold")
+class KnownOnly(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """Let y (B,T,O) pass where x (B,T,1) is an id, else NaN, and so a reject: no id is guessed.
+
+    At the end of the network: a fused operator bounds what it is given, and makes numbers of NaN.
+    """
+
+    def __init__(self, count: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.count = count
+
+    def call(self, inputs: Any) -> Any:
+        """Look at x, return y."""
+        x, y = inputs
+        ids = _nearest(x)[..., None]
+        known = keras.ops.logical_and(ids >= 0, ids < self.count)  # NaN: neither
+        return keras.ops.where(known, y, float("nan"))
+
+    def compute_output_shape(self, shapes: Any) -> Any:
+        """Return the shape of y."""
+        return shapes[1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what __init__ needs."""
+        return {**super().get_config(), "count": self.count}
+
+
+def _nearest(x: Any) -> Any:
+    return keras.ops.floor(x[..., 0] + 0.5)
+
+
+@keras.saving.register_keras_serializable(package="keyfold")
+class Unfold(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """Cut each event's columns into overlapping pieces: (B,T,P) or (B,T,P,C) -> (B,T,P',size*C).
+
+    With a Dense layer behind it, it is a one-dimensional convolution over the columns of one event,
+    without padding; in this form no event's result depends on how many others there are.
+    """
+
+    def __init__(self, size: int, stride: int = 1, **settings: Any) -> None:
+        super().__init__(**settings)
+        if size < 1 or stride < 1:
+            raise ValueError(f"Unfold: expected a positive size and stride, got {size}, {stride}")
+        self.size, self.stride = size, stride
+
+    def call(self, x: Any) -> Any:
+        """Cut x."""
+        if len(x.shape) == 3:
+            x = x[..., None]
+        count, width = self.compute_output_shape(x.shape)[2:]
+        places = np.arange(count)[:, None] * self.stride + np.arange(self.size)
+        pieces = keras.ops.take(x, places.tolist(), axis=2)  # (B,T,P',size,C)
+        return keras.ops.reshape(pieces, (-1, keras.ops.shape(x)[1], count, width))
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """Return (B,T,P',size*C)."""
+        columns, channels = shape[2], shape[3] if len(shape) == 4 else 1
+        count = (columns - self.size) // self.stride + 1
+        if count < 1:
+            raise ValueError(f"Unfold: expected at least {self.size} columns, got {columns}")
+        return (*shape[:2], count, self.size * channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what __init__ needs."""
+        return {**super().get_config(), "size": self.size, "stride": self.stride}

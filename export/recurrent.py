@@ -62,6 +62,12 @@ def check(layer: Any) -> None:
                 f"layer {layer.name!r}: expected {setting}={expected}, "
                 f"got {getattr(layer, setting)}"
             )
+    if is_recurrent(layer):
+        check_inner(layer)
+
+
+def check_inner(layer: Any) -> None:
+    """Raise ConvertError where a layer computes what no operator does."""
     for name in _activation_names(layer):
         if name not in ACTIVATIONS:
             raise ConvertError(
@@ -71,41 +77,55 @@ def check(layer: Any) -> None:
 
 
 def fuse(layer: Any, number: int) -> Fused:
-    """Translate recurrent layer `number`. Its weights must exist."""
-    operator = OPERATORS[type(layer).__name__]
-    kernel, recurrent, bias = _weights(layer, operator)
+    """Translate recurrent layer `number`, with its states. Its weights must exist."""
     n, states = number, state_names(layer)
-    attributes: dict[str, Any] = {
-        "hidden_size": layer.units,
-        "activations": [ACTIVATIONS[name] for name in _activation_names(layer)],
-    }
-    if operator == "GRU":
-        attributes["linear_before_reset"] = int(layer.reset_after)
     # The operator wants (T,B,I) and (1,B,H); the graph is batch first throughout.
     nodes = [helper.make_node("Transpose", [f"tap{n}"], [f"tap{n}_t"], perm=[1, 0, 2])]
     nodes += [helper.make_node("Unsqueeze", [f"{s}{n}", AXIS0], [f"{s}{n}_in"]) for s in states]
-    nodes.append(
-        helper.make_node(
-            operator,
-            [f"tap{n}_t", f"W{n}", f"R{n}", f"B{n}", "lengths", *(f"{s}{n}_in" for s in states)],
-            [f"Y{n}", *(f"{s}{n}_last" for s in states)],
-            name=layer.name,
-            **attributes,
-        )
-    )
+    given = ["lengths", *(f"{s}{n}_in" for s in states)]
+    nodes.append(_operator(layer, n, given, [f"Y{n}", *(f"{s}{n}_last" for s in states)]))
     nodes += [
         *(helper.make_node("Squeeze", [f"{s}{n}_last", AXIS0], [f"{s}{n}_out"]) for s in states),
         helper.make_node("Squeeze", [f"Y{n}", AXIS1], [f"Y{n}_t"]),
         helper.make_node("Transpose", [f"Y{n}_t"], [f"gap{n}"], perm=[1, 0, 2]),
     ]
-    return Fused(
-        nodes,
-        [
-            numpy_helper.from_array(np.ascontiguousarray(values[None], np.float32), f"{name}{n}")
-            for name, values in (("W", kernel.T), ("R", recurrent.T), ("B", bias))
-        ],
-        [StateSpec(f"{s}{n}", f"{s}{n}_out", (layer.units,)) for s in states],
-    )
+    specs = [StateSpec(f"{s}{n}", f"{s}{n}_out", (layer.units,)) for s in states]
+    return Fused(nodes, _constants(layer, n), specs)
+
+
+def fuse_inner(layer: Any, number: int) -> Fused:
+    """Translate recurrent layer `number` that goes through windows (N,W,I) from zeros to (N,H)."""
+    n = number
+    nodes = [
+        helper.make_node("Transpose", [f"tap{n}"], [f"tap{n}_t"], perm=[1, 0, 2]),
+        _operator(layer, n, [], ["", f"Y{n}"], "reverse" if layer.go_backwards else "forward"),
+        helper.make_node("Squeeze", [f"Y{n}", AXIS0], [f"gap{n}"]),
+    ]
+    return Fused(nodes, _constants(layer, n), [])
+
+
+def _operator(
+    layer: Any, n: int, given: list[str], outputs: list[str], direction: str = "forward"
+) -> Any:
+    operator = OPERATORS[type(layer).__name__]
+    attributes: dict[str, Any] = {
+        "hidden_size": layer.units,
+        "activations": [ACTIVATIONS[name] for name in _activation_names(layer)],
+    }
+    if direction != "forward":
+        attributes["direction"] = direction
+    if operator == "GRU":
+        attributes["linear_before_reset"] = int(layer.reset_after)
+    inputs = [f"tap{n}_t", f"W{n}", f"R{n}", f"B{n}", *given]
+    return helper.make_node(operator, inputs, outputs, name=layer.name, **attributes)
+
+
+def _constants(layer: Any, n: int) -> list[Any]:
+    kernel, recurrent, bias = _weights(layer, OPERATORS[type(layer).__name__])
+    return [
+        numpy_helper.from_array(np.ascontiguousarray(values[None], np.float32), f"{name}{n}")
+        for name, values in (("W", kernel.T), ("R", recurrent.T), ("B", bias))
+    ]
 
 
 def _activation_names(layer: Any) -> list[str]:

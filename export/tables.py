@@ -7,6 +7,7 @@ init), by the worker's event_log and by scoring.
 Rules for a CSV cell: spaces around it do not count; one of `missing` is null; what reads as a
 number is a number, with a sign or without, except integers that are written as no integer is
 ("007"), which are names, as is everything else. "True" stays text, which a boolean field accepts.
+The cells of the column that an event's text is in are texts whatever they hold, the empty one too.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ MISSING = frozenset(
      "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
 )  # fmt: skip
 
+# Characters. Beyond Python's usual limit a quote is open and would eat the file; texts may be long.
+LONGEST_CELL, LONGEST_TEXT = 131_072, 1 << 26
+
 Row = tuple[int, bytes]  # number of the line or row, from 1; a JSON object
 Broken = Callable[[int, str], None]  # told of a row left out: its number, and where it is and why
 NO_TEXT = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no text
@@ -50,6 +54,7 @@ class TableForm:
     decimal: str = "."  # sign before decimals: "." or ","
     encoding: str = "utf-8"  # of the text
     missing: frozenset[str] = MISSING  # cells that hold nothing
+    text: str = ""  # the column whose cells are texts as they stand; "": none
 
     def __post_init__(self) -> None:
         if len(self.separator) != 1 or self.separator in '"\r\n':
@@ -70,6 +75,7 @@ class TableForm:
             "decimal": self.decimal,
             "encoding": self.encoding,
             "null_words": sorted(self.missing - MISSING),
+            **({"text": self.text} if self.text else {}),
         }
 
     @classmethod
@@ -81,6 +87,7 @@ class TableForm:
             data.get("decimal", usual.decimal),
             data.get("encoding", usual.encoding),
             MISSING | set(data.get("null_words", ())),
+            data.get("text", ""),
         )
 
 
@@ -167,6 +174,7 @@ def _csv(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
     errors = "strict" if broken is None else "surrogateescape"  # so that the next rows can be read
     separator = "\t" if _suffix(path) == ".tsv" and form.separator == "," else form.separator
     read = cell_reader(form)
+    csv.field_size_limit(LONGEST_TEXT if form.text else LONGEST_CELL)
     with _open(path) as stream, io.TextIOWrapper(stream, encoding, errors, newline="") as text:
         rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
         names = _names(path, next(rows, []), form.encoding)
@@ -184,7 +192,9 @@ def _csv(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
                 broken(number, f"{path}, row {number}: {why}")
                 continue
             row = {name: None for name in names if name} | {
-                name: read(cell) for name, cell in zip(names, cells, strict=False) if name
+                name: cell if name == form.text else read(cell)
+                for name, cell in zip(names, cells, strict=False)
+                if name
             }
             yield number, orjson.dumps(row)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import TOLERANCE, Bundle, Golden, StateSpec
+from keyfold.export.calls import in_calls
 from keyfold.export.errors import BundleError
 from keyfold.export.motion import Motion
 
@@ -84,11 +85,21 @@ class Model:
     mean: tuple[float, ...]  # per feature, as learned
     deviation: tuple[float, ...]  # per feature, as learned
     motion: Motion | None = None  # how features move, as learned; None: not known
+    symbols: int = 0  # of a text: inputs are numbers of so many symbols; 0: features
 
 
-def verify(graph: bytes, states: tuple[StateSpec, ...], model: Model, seed: int = 0) -> Proof:
-    """Compare a step graph with its model. Raises ParityError: what, where, expected, got."""
-    step = _step(_session(graph), states)
+def verify(
+    graph: bytes,
+    states: tuple[StateSpec, ...],
+    model: Model,
+    seed: int = 0,
+    max_steps: int = STEPS,
+) -> Proof:
+    """Compare a step graph with its model. Raises ParityError: what, where, expected, got.
+
+    No call has more than `max_steps` steps: the groupings that have are cut.
+    """
+    step = in_calls(_step(_session(graph), states), max_steps)
     draw = np.random.default_rng(seed)
     x = _draw_inputs(draw, model, ROWS, STEPS)
     expected = model.float32(x)
@@ -182,7 +193,9 @@ def _initial(states: tuple[StateSpec, ...], rows: int) -> dict[str, Floats]:
 
 
 def _draw_inputs(draw: np.random.Generator, model: Model, rows: int, steps: int) -> Floats:
-    """Return features (B,T,F) that wander about their means, as real ones do."""
+    """Return features (B,T,F) that wander about their means, as real ones do, or symbols."""
+    if model.symbols:
+        return draw.integers(0, model.symbols, (rows, steps, 1)).astype(np.float32)
     if model.motion is not None:
         return model.motion.draw(draw, rows, steps)
     noise = draw.normal(size=(rows, steps, len(model.mean)))

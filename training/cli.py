@@ -11,20 +11,26 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from keyfold.export.errors import Crash
-from keyfold.training.datasets import cmapss, smartwatch
+from keyfold.training.datasets import cmapss, japanese_vowels, smap, smartwatch
+
+NEWEST = Path()  # --resume without a run's name
+WIDE = 128  # units from which oneDNN is worth its other last digits
+STDERR = 2  # as C++ writes to it, past sys.stderr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # `keyfold-train CONFIG.toml` is the usual call, so it is no subcommand.
-    commands = {"init": _init, "dataset": _dataset, "evaluate": _evaluate}
+    commands = {"init": _init, "dataset": _dataset, "evaluate": _evaluate, "search": _search}
     command = commands.get(arguments[0]) if arguments else None
     try:
         return command(arguments[1:]) if command is not None else _train(arguments)
@@ -41,7 +47,7 @@ def _train(arguments: list[str]) -> int:
         prog="keyfold-train",
         description="Train a recurrent model on an event log.",
         epilog="First: keyfold-train init LOG, which writes the config. Other commands: "
-        "keyfold-train evaluate --help, keyfold-train dataset --help.",
+        "keyfold-train search --help, keyfold-train evaluate --help, keyfold-train dataset --help.",
     )
     parser.add_argument("config", type=Path, help="settings (TOML)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of training runs")
@@ -58,16 +64,49 @@ def _train(arguments: list[str]) -> int:
         help="begin with an earlier model's weights"
         " and keep its inputs, scaling and outputs: a fine-tune, which may go on with its states",
     )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=NEWEST,
+        type=Path,
+        metavar="RUN",
+        help="go on with a run that was killed, as if it had not been; without RUN with the newest "
+        "unfinished one of this config, or begin one if there is none",
+    )
     given = parser.parse_args(arguments)
     from keyfold.training.config import read_config
 
     config = read_config(given.config, given.set)
-    _prepare_tensorflow(config.fit.threads)
+    _prepare_tensorflow(config.fit.threads, config.model.units)
     from keyfold.training.train import Earlier, train
 
-    earlier = Earlier(given.against, given.parent)
-    train(config, given.config.stem, given.out, Console(), earlier)
+    console = Console()
+    resume = _resumed(given, console)
+    earlier = Earlier(given.against, given.parent, resume)
+    train(config, given.config.stem, given.out, console, earlier)
     return 0
+
+
+def _resumed(given: argparse.Namespace, console: Console) -> Path | None:
+    """Return the folder of the run that is gone on with, None for a new run."""
+    from keyfold.training import show
+    from keyfold.training.checkpoint import unfinished
+    from keyfold.training.kept import begun
+
+    newest = unfinished(given.out, given.config.stem)
+    resume = newest if given.resume == NEWEST else given.resume
+    if resume is not None:
+        show.resumed(resume, console)
+        return begun(resume)
+    if newest is not None:
+        show.unfinished(newest, console)
+    return None
+
+
+def _search(arguments: list[str]) -> int:
+    from keyfold.training.search_cli import main as search
+
+    return search(arguments, _prepare_tensorflow)
 
 
 def _init(arguments: list[str]) -> int:
@@ -104,6 +143,18 @@ def _dataset(arguments: list[str]) -> int:
     turbofan.add_argument("folder", type=Path, help="folder with train_FD001.txt (or .gz) etc.")
     turbofan.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
     turbofan.add_argument("--subset", default="FD001", help="FD001 (default) to FD004")
+    vowels = kinds.add_parser(
+        "japanese-vowels", help="nine speakers, by utterance", description=japanese_vowels.DOWNLOAD
+    )
+    vowels.add_argument(
+        "folder", type=Path, help="folder with JapaneseVowels_TRAIN.ts and _TEST.ts"
+    )
+    vowels.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
+    satellite = kinds.add_parser(
+        "smap", help="NASA satellite telemetry with anomalies", description=smap.DOWNLOAD
+    )
+    satellite.add_argument("folder", type=Path, help="folder with train/, test/ and the labels")
+    satellite.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
     watch = kinds.add_parser("smartwatch", help="exercises at a smartwatch, from package seglearn")
     watch.add_argument("out", type=Path, help="folder for train.jsonl and held_out.jsonl")
     watch.add_argument(
@@ -112,6 +163,10 @@ def _dataset(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.kind == "cmapss":
         counts = cmapss.write(given.folder, given.subset, given.out)
+    elif given.kind == "japanese-vowels":
+        counts = japanese_vowels.write(given.folder, given.out)
+    elif given.kind == "smap":
+        counts = smap.write(given.folder, given.out)
     else:
         counts = smartwatch.write(given.out, given.hold_out)
     for name, events in counts.items():
@@ -119,14 +174,38 @@ def _dataset(arguments: list[str]) -> int:
     return 0
 
 
-def _prepare_tensorflow(threads: int) -> None:
-    """Load TensorFlow quietly, on few threads: more do not help at these sizes."""
+def _prepare_tensorflow(threads: int, units: tuple[int, ...] = ()) -> None:
+    """Load TensorFlow quietly, on few threads: more do not help at these sizes.
+
+    `units`: of the layers that will be trained. oneDNN's matrix products make wide ones 1.5 to 2
+    times faster and narrow ones hardly (see CONTRIBUTING.md); their last digits differ.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its start-up notice; no speed at B=16
-    import tensorflow as tf
+    wide = max(units, default=0) >= WIDE
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1" if wide else "0")
+    with _held_back():
+        import tensorflow as tf
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         pass  # already running, as when called a second time from one program: keep its threads
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold back what a library says on stderr while it is loaded; show it if that fails."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), STDERR)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)

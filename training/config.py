@@ -18,6 +18,9 @@ from keyfold.export.connection import Connection, Security
 from keyfold.export.settings import SettingsError
 from keyfold.export.tables import is_csv
 from keyfold.training.settings_data import Data, Forecast, Labels
+from keyfold.training.settings_fit import Fit
+from keyfold.training.settings_model import Model
+from keyfold.training.settings_text import Text
 
 __all__ = [
     "Config",
@@ -29,6 +32,7 @@ __all__ = [
     "Model",
     "SettingsError",
     "Split",
+    "Text",
     "read_config",
 ]
 
@@ -82,52 +86,6 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """The recurrent model."""
-
-    cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"  # of every recurrent layer
-    units: tuple[int, ...] = (64,)  # of each recurrent layer, from the input on
-    memory: int = 0  # LSTM: events that units remember before training, spread from 1 to so many
-    dense: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
-    dropout: float = 0.0  # after each recurrent layer, while training
-    input_noise: float = 0.0  # standard deviations of noise on scaled features, while training
-
-    def __post_init__(self) -> None:
-        if not self.units or min(self.units) < 1:
-            raise ValueError(f"units: expected one or more positive numbers, got {self.units}")
-        if self.memory and self.cell != "lstm":
-            raise ValueError(f"memory: expected 0 with cell = {self.cell!r}, got {self.memory}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The training loop."""
-
-    seed: int = 0  # of weights, order, dropout and noise
-    rows: int = 16  # sequences trained side by side (B)
-    window: int = 64  # steps that gradients flow back through (T); the state is carried on
-    passes: int = 100  # most passes over the training sequences
-    stretch: int = 0  # longer sequences are cut into stretches of so many events; 0: never
-    patience: int = 10  # passes without a better validation loss before stopping
-    learning_rate: float = 3e-3  # of Adam
-    clip_norm: float = 1.0  # largest norm of all gradients together
-    skip_first: int = 0  # events at a sequence's start that do not count in any loss
-    random_start: float = 0.0  # drop up to this share of a sequence, at its start, anew each pass
-    average: float = 0.0  # decay of a moving average of the weights, which is what is kept; 0: off
-    threads: int = 2  # of TensorFlow
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "window", "passes", "patience", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("average", "random_start"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a training run."""
 
@@ -136,6 +94,7 @@ class Config:
     model: Model = field(default_factory=Model)  # what is learned
     fit: Fit = field(default_factory=Fit)  # how
     forecast: Forecast = field(default_factory=Forecast)  # without a label
+    text: Text = field(default_factory=Text)  # how data.text becomes symbols
     labels: Labels = field(default_factory=Labels)  # labels that come later, in a log of their own
     kafka: Kafka = field(default_factory=Kafka)  # another source than files
     security: Security = field(default_factory=Security)  # how that Kafka is reached
@@ -156,6 +115,7 @@ class Config:
                 f"data.label: expected labels.files or data.files with packed records, which hold "
                 f"no {data.label!r}"
             )
+        self._check_text()
         if data.label and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
         if self.labels.files and not data.label:
@@ -168,6 +128,19 @@ class Config:
                     f"forecast.fields: {name!r} is in data.standardise_by_key or data.categories: "
                     "the model does not see its value"
                 )
+
+    def _check_text(self) -> None:
+        if self.data.text and self.model.tokens:
+            raise SettingsError("model.tokens: expected none with data.text: symbols are counted")
+        if not self.data.text and self.model.embedding and not self.model.tokens:
+            raise SettingsError(
+                "model.embedding: expected it and tokens positive together, or both 0, got "
+                f"{self.model.embedding} and 0"
+            )
+        if self.data.text and self.forecast != Forecast():
+            raise SettingsError(f"[forecast]: expected none with data.text = {self.data.text!r}")
+        if not self.data.text and self.text != Text():
+            raise SettingsError("[text]: expected data.text, the name of the member, with it")
 
     @property
     def connection(self) -> Connection:

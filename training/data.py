@@ -4,7 +4,7 @@ Owns the step from raw records to arrays, their order, and the report of rejects
 field. It knows the contract (events, features) but neither Keras nor how sequences are split; what
 is learned from the training part (means, categories) comes after it, in learned.py. Called by the
 commands. Raw text is dropped chunk by chunk, so memory follows the number of events and features,
-not the size of the log.
+not the size of the log; where an event is a text, that is kept.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from keyfold.export.event_spec import NUMERIC_UNITS
 from keyfold.export.events import Decoder, EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
 from keyfold.export.tables import is_csv
+from keyfold.export.text import MOST_SYMBOLS, Text, texts_of
 from keyfold.export.times import unfolded
 from keyfold.training.config import Config, Data, Forecast
 from keyfold.training.labels import Aside, Labels
 from keyfold.training.rows import prepared
+from keyfold.training.sequence import Sequence as Sequence
 from keyfold.training.sources import Chunk, read_files, read_topic
 
 SHOWN_REJECTS = 10  # in a report; the others are counted
@@ -36,46 +38,6 @@ UNKNOWN = "\0"  # stands for a category's values before they are learned
 
 class DataError(Crash):
     """An event log does not hold what the settings say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """One key's events in order, from a cold start to its next one."""
-
-    key: str  # for people and patterns; bytes that are no UTF-8 are shown escaped
-    x: NDArray[np.float32]  # (T,F) unscaled features
-    times_ms: NDArray[np.int64]  # (T,) event times
-    labels: NDArray[np.float32]  # (T,) label or class number, (T,L) forecasts' truth; NaN: none
-    observed: NDArray[np.float32] | None = None  # (T,K) values of the forecast fields; NaN: missing
-    texts: NDArray[np.int32] | None = None  # (T,C) numbers of category texts, before they are x
-    reach: tuple[int, ...] = ()  # per column of (T,L) labels: events ahead that it lies
-    label_times_ms: NDArray[np.int64] | None = None  # (T,) when a label came; None: with its event
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def head(self, end: int, cut_ms: int | None = None) -> Sequence:
-        """Return the first events; their labels know nothing of what comes after.
-
-        `cut_ms`: when that begins; without it, at the first event that is left out, if any.
-        """
-        labels, came_ms = self.labels[:end], self.label_times_ms
-        if cut_ms is None and end < len(self):
-            cut_ms = int(self.times_ms[end])
-        if came_ms is not None:
-            came_ms = came_ms[:end]
-            if cut_ms is not None:
-                labels = np.where(came_ms < cut_ms, labels, np.float32(np.nan))
-        if self.reach:
-            labels = labels.copy()
-            for column, ahead in enumerate(self.reach):
-                labels[max(0, end - ahead) :, column] = np.nan
-        observed = None if self.observed is None else self.observed[:end]
-        texts = None if self.texts is None else self.texts[:end]
-        return replace(
-            self, x=self.x[:end], times_ms=self.times_ms[:end], labels=labels, observed=observed,
-            texts=texts, label_times_ms=came_ms,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +59,7 @@ class EventLog:
     targets: tuple[str, ...] = ()  # fields that `observed` holds
     doubled: int = 0  # rows of files in the second pass of an hour that the time zone has twice
     unknown: tuple[str, ...] = ()  # keys of which data.static has no row
+    next_symbols: bool = False  # events are texts, and what is predicted is their next symbol
 
     @property
     def outputs(self) -> OutputSpec:
@@ -108,7 +71,7 @@ class EventLog:
     @property
     def count(self) -> int:
         """How many events the sequences hold."""
-        return sum(map(len, self.sequences))
+        return sum(sequence.events for sequence in self.sequences)
 
 
 def read_chunks(config: Config) -> Iterator[Chunk]:
@@ -127,6 +90,8 @@ def read_log(
     """
     chunks = read_chunks(config) if chunks is None else chunks
     keyed = bool(config.kafka.topic)
+    if features is None and config.data.text:
+        features = FeatureSpec((), text=config.text.spec(config.data.text))
     return build(config.data, chunks, keyed=keyed, forecast=config.forecast, features=features)
 
 
@@ -150,7 +115,7 @@ def spec_of(data: Data) -> FeatureSpec:
 
 def targets_of(data: Data, forecast: Forecast) -> tuple[str, ...]:
     """Return the fields that are forecast; none with a label."""
-    if data.label:
+    if data.label or data.text:
         return ()
     aside = {*data.booleans, *data.categories, *data.standardise_by_key}
     found = forecast.fields or tuple(name for name in data.features if name not in aside)
@@ -176,7 +141,7 @@ def build(
     events = data.events()
     targets = targets_of(data, forecast or Forecast())
     # The hook, if any, has been called by `prepared`; a topic's values are JSON by now.
-    decoder = Decoder(replace(events.of_files, decoder=""), spec, targets)
+    decoder = Decoder(replace(events.of_files, decoder=""), _as_bytes(spec), targets)
     labels = Labels(data, keyed)
     columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
     unknown: set[str] = set()
@@ -185,10 +150,11 @@ def build(
         rows.setdefault(chunk.source, chunk.values[:LOOKED_AT])
         columns.add(chunk, decoder, labels)
     # A CSV's first line names all that there can be; of other events some may just lack a member.
-    tables = features is None and not keyed and all(map(is_csv, rows))
+    tables = (features is None or bool(data.text)) and not keyed and all(map(is_csv, rows))
     strict = tables and not data.static and not data.decoder
     if strict or not columns.names:
         asked = [f.name for f in spec.fields if strict or f.missing == "error"]
+        asked += [data.text] if data.text else []
         _check_members(rows, data, asked, keyed=keyed)
     _check(columns, data)
     is_text = data.time_field is not None and data.time_unit not in NUMERIC_UNITS
@@ -209,7 +175,15 @@ def build(
         words=tuple(tuple(words) for words in columns.words),
         targets=targets,
         unknown=tuple(sorted(unknown)),
+        next_symbols=bool(data.text and not data.label),
     )
+
+
+def _as_bytes(spec: FeatureSpec) -> FeatureSpec:
+    """Return how events are decoded at first: a text as its bytes, whatever will be learned."""
+    if spec.text is None:
+        return spec
+    return replace(spec, text=Text(spec.text.field, max_symbols=MOST_SYMBOLS))
 
 
 def _check_members(
@@ -218,7 +192,11 @@ def _check_members(
     """Refuse a setting that names a member which no event has: ten rejects would say less."""
     asked = [("time_field", data.time_field or ""), ("key_field", "" if keyed else data.key_field)]
     asked += [("long_name", data.long_name), ("long_value", data.long_value)]
-    asked += [] if data.long_name else [("features", name) for name in fields]
+    asked += (
+        []
+        if data.long_name
+        else [("text" if name == data.text else "features", name) for name in fields]
+    )
     values = (value for some in rows.values() for value in some)
     absent, there = absent_names(values, [name for _, name in asked if name])
     for setting, name in asked:
@@ -252,6 +230,7 @@ class _Columns:
     labels: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,)
     observed: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,K), if any
     texts: list[NDArray[np.int32]] = field(default_factory=list)  # per chunk (N,C); -1: missing
+    documents: list[str] = field(default_factory=list)  # of events, where an event is a text
     names: list[str] = field(default_factory=list)  # history number -> key
     current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest history
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
@@ -275,7 +254,11 @@ class _Columns:
                 owners[row] = self._owner(key)
         self.records += len(chunk.values)
         good = owners >= 0
-        self.x.append(decoded.x[good])
+        if decoded.lengths is None:
+            self.x.append(decoded.x[good])
+        else:
+            self.x.append(np.zeros((int(good.sum()), 1), np.float32))
+            self.documents += texts_of(decoded.x[:, 0], decoded.lengths, good)
         self.times_ms.append(decoded.times_ms[good])
         self.owners.append(owners[good])
         self.labels.append(aside.labels[good])
@@ -323,6 +306,7 @@ class _Gathered:
         targets = labels.final(np.concatenate(columns.labels))
         observed = np.concatenate(columns.observed) if columns.observed else None
         texts = np.concatenate(columns.texts) if columns.texts else None
+        documents = columns.documents
         for name, rows in self._pieces(times_ms, sort):
             yield Sequence(
                 name,
@@ -331,6 +315,7 @@ class _Gathered:
                 targets[rows],
                 None if observed is None else observed[rows],
                 None if texts is None else texts[rows],
+                documents=tuple(map(documents.__getitem__, rows.tolist())) if documents else (),
             )
 
     def _pieces(

@@ -21,12 +21,17 @@ from keyfold.training.split import Part
 from keyfold.training.windows import Piece, windows
 
 ROWS, STEPS = 64, 512  # of one call: bounds the memory of long logs
+JUDGED = 2  # columns of judged probabilities; symbols are at least three: end, unknown, another
 
 Metrics = dict[str, float | int]
 
 
 def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
-    """Return each sequence's outputs (T,O), folded cold from its first event on."""
+    """Return each sequence's outputs (T,O), folded cold from its first event on.
+
+    Of next symbols (T,2) instead, see judged: for each symbol of a log all probabilities would be
+    gigabytes.
+    """
     found: list[list[NDArray[np.float32]]] = [[] for _ in part.sequences]
     pieces = [Piece(index, 0, 0) for index in range(len(part.sequences))]
     states: list[Any] = []
@@ -37,9 +42,25 @@ def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
         y, *states = network.stepping.predict_on_batch([window.x, *carried])
         for lane in range(rows):
             if (index := int(window.owner[lane])) >= 0:
-                left = len(part.sequences[index]) - int(window.at[lane])
-                found[index].append(y[lane, :left])
+                sequence, at = part.sequences[index], int(window.at[lane])
+                left = len(sequence) - at
+                some = y[lane, :left]
+                if sequence.is_next_symbols:
+                    some = judged(some, sequence.labels[at : at + len(some)])
+                found[index].append(some)
     return [np.concatenate(pieces_of_y) for pieces_of_y in found]
+
+
+def judged(y: NDArray[np.float32], labels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return of probabilities (T,O) whether the label's is the largest, and which it is: (T,2).
+
+    Zeros where there is no label.
+    """
+    known = np.flatnonzero(~np.isnan(labels))
+    found = np.zeros((len(y), 2), np.float32)
+    found[known, 0] = y.argmax(axis=1)[known] == labels[known]
+    found[known, 1] = y[known, labels[known].astype(np.int64)]
+    return found
 
 
 def measure(
@@ -53,6 +74,8 @@ def measure(
     """
     if outputs.forecast is not None:
         return _measure_forecast(y, part, outputs, outputs.forecast)
+    if outputs.kind == "classification":
+        return _measure_classes(y, part)
     chosen = [
         (got[start:][known], sequence.labels[start:][known])
         for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True)
@@ -63,14 +86,6 @@ def measure(
         return {"events": 0}
     got = np.concatenate([a for a, _ in chosen])
     labels = np.concatenate([b for _, b in chosen])
-    if outputs.kind == "classification":
-        right = got.argmax(axis=1) == labels
-        likelihood = got[np.arange(events), labels.astype(np.int64)]
-        return {
-            "events": events,
-            "accuracy": float(right.mean()),
-            "cross_entropy": float(-np.log(likelihood + 1e-7).mean()),
-        }
     last, last_labels = (np.array([pair[i][-1] for pair in chosen]).reshape(-1) for i in (0, 1))
     metrics: Metrics = {
         "events": events,
@@ -81,6 +96,23 @@ def measure(
         metrics["rmse_capped"] = _rmse(got[:, 0], np.minimum(labels, label_cap))
         metrics["rmse_last_capped"] = _rmse(last, np.minimum(last_labels, label_cap))
     return metrics
+
+
+def _measure_classes(y: list[NDArray[np.float32]], part: Part) -> Metrics:
+    chosen = []
+    for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True):
+        known = np.flatnonzero(~np.isnan(sequence.labels[start:])) + start
+        is_judged = sequence.is_next_symbols and got.shape[1] == JUDGED
+        chosen.append((got if is_judged else judged(got, sequence.labels))[known])
+    events = sum(map(len, chosen))
+    if not events:
+        return {"events": 0}
+    right, likelihood = np.concatenate(chosen).T
+    return {
+        "events": events,
+        "accuracy": float(right.mean(dtype=np.float64)),
+        "cross_entropy": float(-np.log(likelihood + 1e-7).mean()),
+    }
 
 
 def _measure_forecast(
@@ -97,7 +129,7 @@ def _measure_forecast(
     return metrics
 
 
-def naive_metrics(train: Part, judged: Part, outputs: OutputSpec) -> Metrics:
+def naive_metrics(train: Part, part: Part, outputs: OutputSpec) -> Metrics:
     """Judge what needs no model where a label is named: the training mean, or its usual class."""
     known = np.concatenate([sequence.labels for sequence in train.sequences])
     known = known[~np.isnan(known)]
@@ -106,7 +138,8 @@ def naive_metrics(train: Part, judged: Part, outputs: OutputSpec) -> Metrics:
     else:
         counts = np.bincount(known.astype(np.int64), minlength=len(outputs.names))
         answer = (counts / counts.sum()).astype(np.float32)
-    return measure([np.tile(answer, (len(s), 1)) for s in judged.sequences], judged, outputs)
+    y = [np.broadcast_to(answer, (len(s), len(answer))) for s in part.sequences]
+    return measure(y, part, outputs)
 
 
 def _rmse(got: NDArray[np.float32], labels: NDArray[np.float32]) -> float:

@@ -15,14 +15,24 @@ from numpy.typing import NDArray
 from keyfold.export.features import FeatureSpec, Field
 from keyfold.export.front import Front
 from keyfold.export.states import cold
+from keyfold.training import vocabulary
 from keyfold.training.data import UNKNOWN, DataError, EventLog, Sequence
+from keyfold.training.settings_text import Text
 from keyfold.training.split import Part
+from keyfold.training.texts import unrolled
 
 MOST_VALUES = 50  # of a category; rarer ones are all zeros, as is a value never seen
 
 
-def learn(log: EventLog, train: Part) -> EventLog:
-    """Return the log with the feature spec that the training part teaches, and x accordingly."""
+def learn(log: EventLog, train: Part, settings: Text | None = None) -> EventLog:
+    """Return the log with the feature spec that the training part teaches, and x accordingly.
+
+    `settings`: of the tokenizer, where events are texts.
+    """
+    if (text := log.features.text) is not None:
+        texts = (one for sequence in train.sequences for one in sequence.documents)
+        text = vocabulary.fit(text, settings or Text(), texts)
+        return finished(replace(log, features=replace(log.features, text=text)))
     fields = tuple(_learned(log, field, train) for field in log.features.fields)
     features = replace(log.features, fields=fields)
     if features == log.features:
@@ -34,7 +44,12 @@ def learn(log: EventLog, train: Part) -> EventLog:
 
 
 def finished(log: EventLog) -> EventLog:
-    """Return the log with every sequence run through the front, from a cold state."""
+    """Return the log with every sequence run through the front, from a cold state.
+
+    Events that are texts become symbols.
+    """
+    if log.features.text is not None:
+        return unrolled(log, log.features.text)
     front = Front.of(log.features)
     if front is None:
         return log

@@ -1,26 +1,42 @@
-"""The recurrent model: scaling, recurrent layers, a head; scaled and unscaled inside the graph.
+"""The network: scaling, a family's layers, a head; scaled and unscaled inside the graph.
 
 Owns the network and the two ways of calling it: `whole`, a plain functional model over complete
 sequences, which is saved and exported, and `stepping`, the same layers with the states as explicit
-inputs and outputs, which training uses to carry states across windows. Knows neither files nor the
-training loop. Called by fit.py and the commands.
+inputs and outputs, which training uses to carry states across windows. Whatever a family's states
+are, here they are flat, and all zeros where a key is cold. Knows neither files nor the training
+loop. Called by fit.py and the commands.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from keyfold.export.bundle import MAX_STATE_BYTES
+from keyfold.export.errors import Crash
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Ahead as AheadLayer
+from keyfold.export.layers import KnownOnly, Tokens
 from keyfold.training.config import Model
+from keyfold.training.data import Sequence
+from keyfold.training.families.bidirectional import bidirectional
+from keyfold.training.families.frames import frames
+from keyfold.training.families.links import Link
+from keyfold.training.families.recurrent import recurrent
+from keyfold.training.families.transformer import transformer
 from keyfold.training.forecast import Ahead
 from keyfold.training.scaling import Scaling, scale_layer
 
-CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+EMBEDDING = 32  # numbers that a text's symbol becomes, unless model.embedding says otherwise
+FAMILIES: dict[str, Callable[[Model], Link]] = {
+    "recurrent": recurrent,
+    "transformer": transformer,
+    "bidirectional": bidirectional,
+}  # and frames, which also asks for the number of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,56 +44,98 @@ class Network:
     """One set of layers, callable in two ways."""
 
     whole: Any  # keras.Model: x (B,T,F) -> y (B,T,O), from initial states
-    stepping: Any  # keras.Model: [x, *states (B,H)] -> [y, *states]
-    state_units: tuple[int, ...]  # H of every state tensor
+    stepping: Any  # keras.Model: [x, *states (B,size)] -> [y, *states]
+    state_units: tuple[int, ...]  # size of every state tensor; a cold key's are zeros
     # As it begins it is worth something: the naive forecast, or a parent's weights.
     starts_worthy: bool = False
 
 
+class ModelError(Crash):
+    """The settings and the data make no network together."""
+
+
 def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
-    """Build the network with new weights, drawn from Keras's global seed."""
-    scale = scale_layer(scaling)
-    before: list[Any] = [scale]
-    if settings.input_noise:
-        before.append(keras.layers.GaussianNoise(settings.input_noise, name="noise"))
-    recurrent = [
-        CELLS[settings.cell](units, return_sequences=True, return_state=True, name=f"recurrent{i}")
-        for i, units in enumerate(settings.units)
-    ]
-    dropouts = [
-        keras.layers.Dropout(settings.dropout, name=f"drop{i}") for i in range(len(recurrent))
-    ]
+    """Build the network with new weights, drawn from Keras's global seed.
+
+    Raises ModelError, SettingsError or CellError before anything is trained.
+    """
+    if scaling.symbols:  # of a text: how many there are was learned
+        embedding = settings.embedding or EMBEDDING
+        settings = replace(settings, tokens=scaling.symbols, embedding=embedding)
+    before = _entry(settings, scaling, outputs)
+    body = _body(settings, len(scaling.mean))
     head = _head(settings, scaling, outputs)
     ahead = None if scaling.ahead is None else _Forecasting(scaling.ahead, outputs)
-
+    known = KnownOnly(settings.tokens, name="known")
     x = keras.Input((None, len(scaling.mean)), name="x")
-    tensors_per_layer = 2 if settings.cell == "lstm" else 1
-    states = [
-        keras.Input((units,), name=f"state{i}_{j}")
-        for i, units in enumerate(settings.units)
-        for j in range(tensors_per_layer)
-    ]
 
     def connect(carried: list[Any] | None) -> tuple[Any, list[Any]]:
-        z, after = x, []
+        z = x
         for layer in before:
             z = layer(z)
-        for i, (layer, dropout) in enumerate(zip(recurrent, dropouts, strict=True)):
-            mine = slice(i * tensors_per_layer, (i + 1) * tensors_per_layer)
-            z, *last = layer(z, initial_state=None if carried is None else carried[mine])
-            after += last
-            z = dropout(z)
+        z, after = body(z, carried)
         for layer in head:
             z = layer(z)
-        return (z if ahead is None else ahead(x, scale(x), z)), after
+        if settings.embedding:
+            return known([x, z]), after
+        return (z if ahead is None else ahead(x, before[0](x), z)), after
 
     whole = keras.Model(x, connect(None)[0], name="keyfold")
+    sizes = body.sizes()
+    _check_size(sizes)
     if settings.memory:
-        for layer in recurrent:
-            _remember(layer, settings.memory)
+        for number in range(len(settings.units)):
+            _remember(whole.get_layer(f"recurrent{number}"), settings.memory)
+    states = [keras.Input((size,), name=f"state{i}") for i, size in enumerate(sizes)]
     y, after = connect(states)
     stepping = keras.Model([x, *states], [y, *after], name="keyfold_stepping")
-    return Network(whole, stepping, tuple(state.shape[1] for state in states), ahead is not None)
+    return Network(whole, stepping, sizes, ahead is not None)
+
+
+def check_ids(settings: Model, sequences: Iterable[Sequence]) -> None:
+    """Refuse events whose one feature is no id, where the network looks ids up.
+
+    Raises ModelError; called before training, whose loss would only be said not to be finite.
+    """
+    if not settings.tokens:
+        return
+    for sequence in sequences:
+        ids = sequence.x[:, 0]
+        wrong = ids[(ids != np.floor(ids)) | (ids < 0) | (ids >= settings.tokens)]
+        if len(wrong):
+            raise ModelError(
+                f"model.tokens: expected whole numbers from 0 to {settings.tokens - 1} in every "
+                f"event, got {wrong[0]:g} under key {sequence.key!r}: raise model.tokens, or count "
+                "from 0"
+            )
+
+
+def _body(settings: Model, columns: int) -> Link:
+    if settings.family == "frames":
+        return frames(settings, columns)
+    return FAMILIES[settings.family](settings)
+
+
+def _entry(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
+    """Return what an event's columns go through first: they are scaled, or looked up."""
+    if not settings.embedding:
+        noise = settings.input_noise
+        noises = [keras.layers.GaussianNoise(noise, name="noise")] if noise else []
+        return [scale_layer(scaling), *noises]
+    if len(scaling.mean) != 1 or outputs.kind == "forecast":
+        raise ModelError(
+            "model.embedding: expected one feature, a whole number, and a label, got "
+            f"{len(scaling.mean)} columns and {outputs.kind}"
+        )
+    return [Tokens(settings.tokens, settings.embedding, name="tokens")]
+
+
+def _check_size(sizes: tuple[int, ...]) -> None:
+    if (size := sum(sizes) * 4) > MAX_STATE_BYTES:
+        raise ModelError(
+            f"model: expected states of at most {MAX_STATE_BYTES} bytes a key, got {size}: lower "
+            "model.window, model.units, or a transformer's model.kv_heads"
+        )
 
 
 def _remember(layer: Any, longest: int) -> None:

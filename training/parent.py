@@ -27,6 +27,13 @@ SAME = (
     "long_name", "long_value", "decoder", "tombstone", "reset_after_s",
 )  # fmt: skip
 
+# Settings of [model] that decide what the weights and a key's state are.
+NETWORK = (
+    "family", "cell", "units", "dense", "activation", "reset_after", "residual", "norm",
+    "attention", "window", "merge", "heads", "kv_heads", "filters", "kernel", "stride",
+    "embedding", "tokens",
+)  # fmt: skip
+
 
 class ParentError(Crash):
     """A run cannot begin with another one's weights."""
@@ -82,7 +89,7 @@ def taken_over(config: Config, parent: Parent) -> Config:
 def _differences(config: Config, parent: run.Run) -> Iterator[tuple[str, Any, Any]]:
     """Yield a setting's name, the parent's value and the one given, where they differ."""
     data, old = config.data, parent.data
-    for name in ("cell", "units", "dense"):
+    for name in NETWORK:
         yield from _one(f"model.{name}", getattr(parent.model, name), getattr(config.model, name))
     for name in SAME:
         yield from _one(f"data.{name}", getattr(old, name), getattr(data, name))

@@ -25,6 +25,8 @@ from keyfold.export.events import OutputSpec
 from keyfold.export.features import FeatureSpec
 from keyfold.export.lineage import WEIGHTS, weights_sha256
 from keyfold.export.motion import Motion
+from keyfold.training import gradients
+from keyfold.training.conditions import Conditions
 from keyfold.training.config import Config, Data, Forecast, Model
 from keyfold.training.data import EventLog
 from keyfold.training.fit import History
@@ -95,11 +97,14 @@ def save(
         "keras": keras.__version__,
     }
     weights = {WEIGHTS: weights_sha256(network.whole.get_weights())}
+    draw_losses(history, folder / CURVE)
+    gradients.write(history.gradients, config.fit.clip_norm, folder)
+    passes = asdict(history)
+    del passes["gradients"]  # have a file of their own
     _write(
         folder / METRICS,
-        {**report, **weights, "data": data, "versions": versions, "history": asdict(history)},
+        {**report, **weights, "data": data, "versions": versions, "history": passes},
     )
-    draw_losses(history, folder / CURVE)
     link = folder.parent / LATEST
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name, target_is_directory=True)
@@ -130,8 +135,10 @@ def load(folder: Path) -> Run:
         saved["label_deviation"],
         _ahead(saved.get("ahead")),
         Motion.from_json(saved["motion"]) if saved.get("motion") else None,
+        conditions=Conditions.from_json(saved["conditions"]) if saved.get("conditions") else None,
+        symbols=saved.get("symbols", 0),
     )
-    settings = Model(**{**config["model"], "units": tuple(config["model"]["units"])})
+    settings = Model(**_tuples(config["model"]))
     network = build(settings, scaling, outputs)
     network.whole.set_weights(keras.models.load_model(folder / MODEL).get_weights())
     data = _tuples(config["data"])

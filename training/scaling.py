@@ -7,15 +7,17 @@ network behind it nor files. Called by train.py and baselines.py (learn) and mod
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.conditions import StandardizeByCondition
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Standardize
 from keyfold.export.motion import Motion
+from keyfold.training.conditions import Conditions, learn_conditions
 from keyfold.training.data import Sequence
 from keyfold.training.forecast import Ahead
 
@@ -30,21 +32,41 @@ class Scaling:
     label_deviation: float  # likewise; otherwise 1
     ahead: Ahead | None = None  # of a forecast; otherwise None
     motion: Motion | None = None  # how the features move: for the proof of the exported graph
+    conditions: Conditions | None = None  # per operating condition, if the settings name columns
+    symbols: int = 0  # of a text: x are numbers of so many symbols, not scaled; 0: features
 
 
 def learn_scaling(
-    train: Iterable[Sequence], outputs: OutputSpec, label_cap: float | None = None
+    train: Iterable[Sequence],
+    outputs: OutputSpec,
+    label_cap: float | None = None,
+    symbols: int = 0,
 ) -> Scaling:
-    """Learn the scaling of features, and of a regression's capped labels, from training events."""
+    """Learn the scaling of features, and of a regression's capped labels, from training events.
+
+    `symbols`: see Scaling.
+    """
     some = tuple(train)
-    mean, deviation = _moments([sequence.x for sequence in some])
-    motion = Motion.of([sequence.x for sequence in some], mean, deviation)
+    motion = None
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+    if not symbols:
+        mean, deviation = _moments([sequence.x for sequence in some])
+        motion = Motion.of([sequence.x for sequence in some], mean, deviation)
     if outputs.kind != "regression":
-        return Scaling(mean, deviation, 0.0, 1.0, motion=motion)
+        return Scaling(mean, deviation, 0.0, 1.0, motion=motion, symbols=symbols)
     cap = np.inf if label_cap is None else label_cap
     labels = [np.minimum(s.labels[~np.isnan(s.labels), None], cap) for s in some]
     (label_mean,), (label_deviation,) = _moments(labels)
-    return Scaling(mean, deviation, label_mean, label_deviation, motion=motion)
+    return Scaling(mean, deviation, label_mean, label_deviation, motion=motion, symbols=symbols)
+
+
+def with_conditions(
+    scaling: Scaling, train: Iterable[Sequence], columns: tuple[int, ...], count: int
+) -> Scaling:
+    """Return a scaling that also knows `count` operating conditions, told by columns of x."""
+    conditions = learn_conditions([sequence.x for sequence in train], columns, count)
+    return replace(scaling, conditions=conditions)
 
 
 def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -59,4 +81,6 @@ def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tupl
 
 def scale_layer(scaling: Scaling) -> Any:
     """Return the layer that scales features: (..., F) -> (..., F)."""
+    if scaling.conditions is not None:
+        return StandardizeByCondition(**asdict(scaling.conditions), name="scale")
     return Standardize(scaling.mean, scaling.deviation, name="scale")

@@ -17,16 +17,17 @@ from keyfold.export.formats import format_of
 from keyfold.export.outputs import Forecast as ForecastSpec
 
 MAX_RESET_AFTER_S = 8.64e12  # as far as event times go
-Kind = Literal["", "forecast", "regression", "classification"]
+Kind = Literal["", "forecast", "regression", "classification", "next_symbol"]
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """The event log and what of an event is used."""
 
-    features: tuple[str, ...]  # members that become inputs; nested ones as "readings.temp"
+    features: tuple[str, ...] = ()  # members that become inputs; nested ones as "readings.temp"
+    text: str = ""  # or the one member that is a text, read symbol by symbol: see [text]
     label: str = ""  # member to predict; missing: the event shapes the state only; "": forecast
-    kind: Kind = ""  # of the prediction made at every event; "": forecast, where no label is named
+    kind: Kind = ""  # of each event's prediction; "": without a label forecast, or next_symbol
     files: tuple[str, ...] = ()  # event logs, .jsonl, .csv or .parquet (also .gz), in log order
     key_field: str = "key"  # whose history a file's row belongs to; "": the file's; Kafka: its key
     time_field: str | None = None  # event time; unset: the record's timestamp (files: 0)
@@ -39,6 +40,8 @@ class Data:
     missing_last: tuple[str, ...] = ()  # features for which it is the key's last value
     since_last: bool = False  # one more input: the time since the key's last event
     standardise_by_key: tuple[str, ...] = ()  # features scaled by their key's own mean so far
+    conditions: tuple[str, ...] = ()  # numbers that tell an event's operating condition, by which
+    condition_count: int = 0  # the others are scaled, of so many; both or neither
     long_name: str = ""  # long format: member that names the feature whose value an event holds
     long_value: str = ""  # long format: member with the value
     static: str = ""  # table of what is known of each key (CSV, ...), joined into its rows
@@ -75,14 +78,14 @@ class Data:
             raise ValueError(str(error).removeprefix("events.")) from error
 
     def _check_label(self) -> None:
-        if self.label and self.label in self.features:
+        if self.label and self.label in (*self.features, self.text):
             raise ValueError(f"label: expected a field that is no feature, got {self.label!r}")
         if self.label and self.kind not in ("regression", "classification"):
             raise ValueError(
                 f"kind: expected 'regression' or 'classification' with label = {self.label!r}, "
                 f"got {self.kind!r}"
             )
-        if not self.label and self.kind not in ("", "forecast"):
+        if not self.label and self.kind not in ("", "next_symbol" if self.text else "forecast"):
             raise ValueError(f"label: expected a field with kind = {self.kind!r}, got none")
         if self.kind == "regression" and self.classes:
             raise ValueError("classes: expected none for kind = 'regression'")
@@ -90,13 +93,21 @@ class Data:
             raise ValueError("label_cap: expected none for kind = 'classification'")
 
     def _check_features(self) -> None:
+        if bool(self.features) == bool(self.text):
+            raise ValueError(
+                "features: expected names of features, or one text (data.text), got "
+                f"{'both' if self.text else 'neither'}"
+            )
+        if self.text and (self.since_last or self.long_name):
+            raise ValueError("text: expected neither since_last nor long_name with it")
         for name in ("booleans", "categories", "missing_mask", "missing_last",
-                     "standardise_by_key"):  # fmt: skip
+                     "standardise_by_key", "conditions"):  # fmt: skip
             if strange := [field for field in getattr(self, name) if field not in self.features]:
                 raise ValueError(f"{name}: expected names of features, got {strange[0]!r}")
         for one, other in (("booleans", "categories"), ("missing_mask", "missing_last")):
             if both := set(getattr(self, one)) & set(getattr(self, other)):
                 raise ValueError(f"{one}: {min(both)!r} is also in {other}")
+        self._check_conditions()
         if bool(self.long_name) != bool(self.long_value):
             raise ValueError("long_name: expected long_name and long_value together, or neither")
         if self.long_name and (self.booleans or self.categories):
@@ -107,12 +118,25 @@ class Data:
                 "features"
             )
 
+    def _check_conditions(self) -> None:
+        for name in self.conditions:
+            if name in (*self.booleans, *self.categories, *self.standardise_by_key):
+                raise ValueError(f"conditions: expected plain numbers, got {name!r}")
+        if bool(self.conditions) != (self.condition_count > 1):
+            raise ValueError(
+                "condition_count: expected 2 or more with conditions, and 0 without, "
+                f"got {self.condition_count}"
+            )
+
     def _check_format(self) -> None:
         if self.decoder:
             self.events()  # the hook is imported when it is needed
             return
         long = (self.long_name, self.long_value)
-        form = format_of(self.events(), long if self.long_name else self.features)
+        names = (self.text,) if self.text else self.features
+        form = format_of(self.events(), long if self.long_name else names)
+        if isinstance(form, Packed) and self.text:
+            raise ValueError("text: expected none in packed records")
         if isinstance(form, Packed):
             for name in ("booleans", "categories", "missing_mask", "missing_last"):
                 if given := getattr(self, name):

@@ -170,6 +170,26 @@ def parent(name: str, history: History, console: Console) -> None:
     console.print(said, highlight=False, soft_wrap=True)
 
 
+def resumed(folder: Path, console: Console) -> None:
+    """Say which run is gone on with."""
+    console.print(f"going on with {folder}", highlight=False, soft_wrap=True)
+
+
+def unfinished(folder: Path, console: Console) -> None:
+    """Say that there is a run that could be gone on with."""
+    console.print(
+        f"note: {folder} was not finished; --resume goes on with it",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def gradients(verdict: str | None, console: Console) -> None:
+    """Say that gradients fade or grow, if they do."""
+    if verdict is not None:
+        console.print(f"  {verdict}", highlight=False, markup=False, soft_wrap=True)
+
+
 def end(history: History, seconds: float, folder: Path, console: Console) -> None:
     """Say what was kept and what to do next."""
     kept = f"kept pass {history.best_pass} of {len(history.train_loss)}"

@@ -49,7 +49,11 @@ class Chunk:
 def form_of(data: Data) -> TableForm:
     """Return how the settings say that CSV files are written."""
     return TableForm(
-        data.csv_separator, data.csv_decimal, data.csv_encoding, MISSING | set(data.null_words)
+        data.csv_separator,
+        data.csv_decimal,
+        data.csv_encoding,
+        MISSING | set(data.null_words),
+        data.text,
     )
 
 
@@ -78,7 +82,7 @@ def read_topic(
     chunks = _read_topic(kafka, connection)
     if data is None or data.format == "json":
         return chunks
-    form = format_of(data.events(), data.features)
+    form = format_of(data.events(), (data.text,) if data.text else data.features)
     return (_as_json(chunk, form) for chunk in chunks)
 
 

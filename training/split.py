@@ -32,7 +32,7 @@ class Part:
     def events(self) -> int:
         """How many events count."""
         pairs = zip(self.sequences, self.counts_from, strict=True)
-        return sum(len(sequence) - start for sequence, start in pairs)
+        return sum(sequence.events - sequence.events_before(start) for sequence, start in pairs)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ def _matching(keys: Seq[str], patterns: Seq[str], name: str) -> set[str]:
 
 def _times(sequences: Seq[Sequence], settings: Split) -> tuple[int, int | None]:
     if settings.validation_share:
-        every = np.concatenate([sequence.times_ms for sequence in sequences])
+        every = np.concatenate([sequence.event_times_ms for sequence in sequences])
         kept = 1.0 - settings.test_share
         levels = (kept - settings.validation_share, kept)
         # A time that some event has: all events of that time are on one side.
@@ -121,13 +121,14 @@ def _by_order(sequences: Seq[Sequence], settings: Split) -> Iterator[tuple[int, 
     """Yield where each sequence's validation and its test begin, by a key's count of events."""
     counts: Counter[str] = Counter()
     for sequence in sequences:
-        counts[sequence.key] += len(sequence)
+        counts[sequence.key] += sequence.events
     seen: Counter[str] = Counter()  # a key that started anew has several sequences
     kept = 1.0 - settings.test_share
     for sequence in sequences:
-        count, before, most = counts[sequence.key], seen[sequence.key], len(sequence)
+        count, before, most = counts[sequence.key], seen[sequence.key], sequence.events
         first, second = round(count * (kept - settings.validation_share)), round(count * kept)
-        yield min(max(first - before, 0), most), min(max(second - before, 0), most)
+        bounds = [min(max(bound - before, 0), most) for bound in (first, second)]
+        yield sequence.row(bounds[0]), sequence.row(bounds[1])
         seen[sequence.key] += most
 
 

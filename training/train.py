@@ -18,21 +18,30 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from keyfold.export.outputs import Forecast, OutputSpec
+from keyfold.training import gradients, run, show
 from keyfold.training import parent as parents
-from keyfold.training import run, show
 from keyfold.training.against import compare, run_of
-from keyfold.training.config import Config
+from keyfold.training.config import Config, SettingsError
 from keyfold.training.data import EventLog, build, read_chunks, read_log
 from keyfold.training.delayed import with_labels
 from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
-from keyfold.training.fit import Loss, cross_entropy, fit, forecast_error, squared_error
+from keyfold.training.fit import History, Watch, fit
 from keyfold.training.forecast import calibrate, changing, judge, learn_ahead, with_truth
+from keyfold.training.kept import checkpoint_of, fit_in
 from keyfold.training.learned import finished, learn
-from keyfold.training.model import Network
+from keyfold.training.losses import (
+    Loss,
+    class_weights,
+    cross_entropy,
+    forecast_error,
+    squared_error,
+    weighted_cross_entropy,
+)
+from keyfold.training.model import Network, check_ids
 from keyfold.training.model import build as build_network
 from keyfold.training.parent import Parent
 from keyfold.training.pictures import draw_forecasts
-from keyfold.training.scaling import Scaling, learn_scaling
+from keyfold.training.scaling import Scaling, learn_scaling, with_conditions
 from keyfold.training.sources import Chunk, read_files
 from keyfold.training.split import Part, split, whole
 
@@ -55,6 +64,7 @@ class Earlier:
 
     against: Path | None = None  # to be judged on the same held-out events
     parent: Path | None = None  # whose weights are begun with
+    resume: Path | None = None  # begun, not finished, and to be gone on with
 
 
 NONE = Earlier()
@@ -65,21 +75,27 @@ def train(
 ) -> Path:
     """Train as the settings say and return the run's folder. Raises Crash with the reason."""
     began = time.monotonic()
+    _check(config)
     against = earlier_runs.against
     parent = None if earlier_runs.parent is None else parents.load(earlier_runs.parent, runs)
     if parent is not None:
         config = parents.taken_over(config, parent)
+    weights = "" if parent is None else parent.weights_sha256
+    if earlier_runs.resume is not None:
+        checkpoint_of(earlier_runs.resume, config, weights).check_settings()
     # Both models are to be judged on the same records; a topic grows meanwhile.
     chunks = None if against is None else list(read_chunks(config))
     earlier = None if against is None else run_of(against, runs)
     study = prepare(config, console, chunks, parent)
+    check_ids(config.model, study.log.sequences)
     keras.utils.set_random_seed(config.fit.seed)
     scaling = _scaling(study, config) if parent is None else parent.run.scaling
     network = _network(config, scaling, study.outputs, parent)
-    loss = _loss(config, scaling, study.outputs)
-    judged = (study.parts["train"], study.parts["validation"])
-    with show.progress(config.fit.passes, console) as report:
-        history = fit(network, judged, config.fit, loss, report)
+    loss = loss_of(config, scaling, study)
+    folder = earlier_runs.resume or run.new_folder(runs, name, datetime.now())
+    checkpoint = checkpoint_of(folder, config, weights)
+    parts = (study.parts["train"], study.parts["validation"])
+    history = fit_in(folder, checkpoint, (network, parts, loss), config.fit, console)
 
     y = predict(network, whole(study.log.sequences))
     study = _calibrated(study, y, config, parent)
@@ -96,14 +112,34 @@ def train(
     if parent is not None:
         details["parent"] = parent.record
         show.parent(parent.name, history, console)
-    folder = run.new_folder(runs, name, datetime.now())
     seconds = time.monotonic() - began
     report_file = {"metrics": metrics, "seconds": round(seconds, 1), **details}
     log = replace(study.log, meaning=study.outputs)
     run.save(folder, config, log, (network, scaling, history), report_file)
+    checkpoint.remove()
     _report((study, y), metrics, folder, console)
+    show.gradients(gradients.verdict(history.gradients), console)
     show.end(history, seconds, folder, console)
     return folder
+
+
+def fitted(study: Study, config: Config, watch: Watch) -> History:
+    """Fit a new network to a study and tell what happened; nothing is written."""
+    _check(config)
+    keras.utils.set_random_seed(config.fit.seed)
+    scaling = _scaling(study, config)
+    network = build_network(config.model, scaling, study.outputs)
+    parts = (study.parts["train"], study.parts["validation"])
+    return fit(network, parts, config.fit, loss_of(config, scaling, study), watch)
+
+
+def _check(config: Config) -> None:
+    """Refuse settings that contradict each other, before anything is read."""
+    if config.fit.class_weights and config.data.kind != "classification":
+        raise SettingsError(
+            "fit.class_weights: expected data.kind = 'classification' with it, got "
+            f"{config.data.kind or 'forecasts'}"
+        )
 
 
 def _report(
@@ -144,8 +180,8 @@ def prepare(
     show.log(log, console)
     # Only what counts for training teaches: split by time, that part has no later events.
     train_part = split(log.sequences, config.split).train
-    log = learn(log, train_part) if parent is None else finished(log)
-    if not config.data.label:
+    log = learn(log, train_part, config.text) if parent is None else finished(log)
+    if not config.data.label and not config.data.text:
         settings = config.forecast
         fields = settings.fields or changing(log, train_part)
         show.steady(log, fields, console)
@@ -159,19 +195,31 @@ def prepare(
 
 def _scaling(study: Study, config: Config) -> Scaling:
     train_part = study.parts["train"]
-    scaling = learn_scaling(train_part.sequences, study.outputs, config.data.label_cap)
+    text = study.log.features.text
+    scaling = learn_scaling(
+        train_part.sequences, study.outputs, config.data.label_cap, 0 if text is None else text.size
+    )
+    if names := config.data.conditions:
+        columns = tuple(study.log.features.columns.index(name) for name in names)
+        count = config.data.condition_count
+        scaling = with_conditions(scaling, train_part.sequences, columns, count)
     if study.outputs.forecast is None:
         return scaling
     ahead = learn_ahead(study.log.features, study.outputs.forecast, train_part)
     return replace(scaling, ahead=ahead)
 
 
-def _loss(config: Config, scaling: Scaling, outputs: OutputSpec) -> Loss:
+def loss_of(config: Config, scaling: Scaling, study: Study) -> Loss:
+    """Return what the settings say is to be made small."""
+    outputs, given = study.outputs, config.fit
     if scaling.ahead is not None and outputs.forecast is not None:
         return forecast_error(scaling.ahead, outputs.forecast.quantiles)
     if outputs.kind == "regression":
         return squared_error(scaling.label_deviation, config.data.label_cap)
-    return cross_entropy
+    if not given.class_weights:
+        return cross_entropy
+    weights = class_weights(given.weights_of_labels, outputs.names, study.parts["train"])
+    return weighted_cross_entropy(weights)
 
 
 def _of(y: Outputs, part: Part) -> Outputs:

@@ -20,28 +20,14 @@ from keyfold.export.front import Front
 from keyfold.worker.emission import Emission
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
+from keyfold.worker.rows import NOT_FINITE, Rows
 from keyfold.worker.schedule import Group, schedule
 from keyfold.worker.slots import Slots
+from keyfold.worker.unrolled import Unrolled
 
-NOT_FINITE = "the step's result is not finite; the key's state is unchanged"
+__all__ = ["NOT_FINITE", "Fold", "Rows"]
+
 _NOTHING: Tensors = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """N events in offset order per key; y, steps, rejects and scores are filled in by the fold."""
-
-    slots: NDArray[np.intp]  # (N,) each event's slot, -1: not to be stepped
-    x: NDArray[np.float32]  # (N,F)
-    offsets: NDArray[np.int64]  # (N,)
-    times_ms: NDArray[np.int64]  # (N,)
-    stream_ms: NDArray[np.int64]  # (N,) the partition's stream time, this event included
-    y: NDArray[np.float32]  # (N,O) outputs
-    steps: NDArray[np.int64]  # (N,) steps of the key, this one included
-    rejects: dict[int, str]  # row -> why; its slot becomes -1
-    observed: NDArray[np.float32] | None = None  # (N,K) what forecasts are compared with
-    scores: NDArray[np.float32] | None = None  # (N,S) of the anomaly; None: the bundle has none
-    verdicts: NDArray[np.uint8] | None = None  # (N,) where each goes; None: all to the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +51,7 @@ class Fold:
         self._max_steps = manifest.max_steps
         self._front, self._back = Front.of(manifest.features), Back.of(manifest.outputs)
         self._rule = rule
+        self._unrolled = Unrolled(model, slots, rule)
 
     def scores(self, count: int) -> NDArray[np.float32] | None:
         """Return room for the scores of `count` events; None: the bundle has none."""
@@ -78,6 +65,10 @@ class Fold:
 
     def apply(self, rows: Rows) -> None:
         """Step every row that has a slot."""
+        if rows.lengths is not None:
+            with self._metrics.timed("step"):
+                self._unrolled.apply(rows, rows.lengths)
+            return
         with self._metrics.timed("schedule"):
             valid = np.flatnonzero(rows.slots >= 0)
             groups = schedule(rows.slots[valid], self._max_steps)

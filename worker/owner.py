@@ -146,9 +146,9 @@ class Owner:
         room = self._saver.room()
         return room if upto is None else min(room, waiting.below(upto))
 
-    def take(self, most: int) -> Records:
+    def take(self, most: int, most_bytes: int | None = None) -> Records:
         """Take up to `most` waiting records, less where they are large, at least one."""
-        taken = self.waiting.take(most, MAX_TAKE_BYTES)
+        taken = self.waiting.take(most, min(most_bytes or MAX_TAKE_BYTES, MAX_TAKE_BYTES))
         self.partition.begin(int(taken.offsets[0]), int(taken.offsets[-1]) + 1)
         return taken
 

@@ -35,6 +35,10 @@ from keyfold.worker.state_codec import StateCodec, StateCorrupt
 from keyfold.worker.store import Store, pieces
 from keyfold.worker.surroundings import retrying
 
+# Of a micro-batch of texts: a symbol is a byte or more, each is a step, and while it runs nothing
+# else does. One event may be larger.
+MOST_TEXT_BYTES = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -70,6 +74,7 @@ class Pipeline:
         self._codec = StateCodec(manifest, () if rule is None else rule.states)
         self._placement = Placement(slots, manifest.events)
         self._outputs = len(manifest.outputs.names)
+        self._most_bytes = None if manifest.features.text is None else MOST_TEXT_BYTES
         self._work = asyncio.Event()
 
     def wake(self) -> None:
@@ -82,7 +87,7 @@ class Pipeline:
         """Run micro-batches of at most `max_events` for ever, keeping about `max_keys` resident."""
         while True:
             self._work.clear()
-            shares = take(owners(), max_events)
+            shares = take(owners(), max_events, self._most_bytes)
             if not shares:
                 await self._work.wait()
                 continue
@@ -110,7 +115,7 @@ class Pipeline:
             places.slots, decoded.x, offsets, decoded.times_ms, places.stream_ms,
             np.zeros((len(offsets), self._outputs), np.float32), np.zeros(len(offsets), np.int64),
             decoded.rejects, decoded.observed, self._fold.scores(len(offsets)),
-            self._fold.verdicts(len(offsets)),
+            self._fold.verdicts(len(offsets)), decoded.lengths,
         )  # fmt: skip
         placed = rows.slots.copy()
         self._fold.apply(rows)

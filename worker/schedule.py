@@ -35,10 +35,11 @@ class Group:
         return int(self.lengths.sum())
 
 
-def schedule(slots: NDArray[np.intp], max_steps: int) -> list[Group]:
+def schedule(slots: NDArray[np.intp], max_steps: int, min_wave: int = MIN_WAVE) -> list[Group]:
     """Group N events, given in offset order by their keys' slots (N,), into calls of the model.
 
-    The groups must run in the order given. `max_steps` limits T.
+    The groups must run in the order given. `max_steps` limits T; from `min_wave` keys on they run
+    as waves.
     """
     if not len(slots):
         return []
@@ -52,7 +53,7 @@ def schedule(slots: NDArray[np.intp], max_steps: int) -> list[Group]:
     groups: list[Group] = []
     done = 0
     width = len(counts)
-    while width >= MIN_WAVE:
+    while width >= min_wave:
         groups += _wave(sorted_slots, order, starts[:width] + done)
         done += 1
         width = int(np.searchsorted(-counts, -done, side="left"))  # keys with more than `done`

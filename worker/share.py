@@ -57,8 +57,11 @@ class Share:
         return slice(self.first, self.first + len(self.records))
 
 
-def take(owners: Sequence[Owner], most: int) -> list[Share]:
-    """Take at most `most` waiting records (one per partition at least), fairly over partitions."""
+def take(owners: Sequence[Owner], most: int, most_bytes: int | None = None) -> list[Share]:
+    """Take at most `most` waiting records (one per partition at least), fairly over partitions.
+
+    `most_bytes`: of them together; None: as many as an owner gives.
+    """
     ready = sorted(
         ((min(owner.room(), len(owner.waiting)), owner) for owner in owners),
         key=lambda item: item[0],
@@ -68,7 +71,8 @@ def take(owners: Sequence[Owner], most: int) -> list[Share]:
     first = 0
     for place, (available, owner) in enumerate(ready):
         # What a partition with little to do leaves over goes to those with more.
-        records = owner.take(min(available, max((most - first) // (len(ready) - place), 1)))
+        count = min(available, max((most - first) // (len(ready) - place), 1))
+        records = owner.take(count, None if most_bytes is None else most_bytes // len(ready))
         shares.append(Share(owner, owner.partition.fence, records, first))
         first += len(records)
     return shares

@@ -161,6 +161,10 @@ def given_state() -> Any:
             "neither initial_state nor mask",
         ),
         (given_state, "neither initial_state nor mask"),
+        (
+            lambda: whole_input(layers.Dense(F, "gelu"), layers.GRU(F, return_sequences=True)),
+            "layers that ONNX 17 has operators for, got: No Op registered for Erfc",
+        ),
         (shared_layer, "expected it to be used once"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from text_bundle import make_text_bundle
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.describe import describe
@@ -78,3 +79,11 @@ def test_a_format_is_said_with_its_layout(tmp_path: Path) -> None:
     avro = said(EventSpec(format="avro", avro_schema="{}", avro_id=42))
     assert "Avro record of the manifest's schema with 2 numbers" in avro
     assert "behind five bytes: zero, then the schema's number 42" in avro
+
+
+def test_a_text_and_its_symbols_are_said(tmp_path: Path) -> None:
+    text = describe(make_text_bundle(tmp_path))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    joined = " ".join(text.split())
+    assert "field 'line' is a text, read symbol by symbol" in joined
+    assert "bytes, 258 of them with the end and the unknown one; at most 3,000" in joined

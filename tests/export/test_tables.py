@@ -97,6 +97,15 @@ def test_short_row_lacks_values_and_trailing_separators_are_nothing(tmp_path: Pa
     assert csv(tmp_path, "a,b,\n1\n1,2,,,\n") == [{"a": 1, "b": None}, {"a": 1, "b": 2}]
 
 
+def test_cells_of_the_text_column_are_texts_whatever_they_hold(tmp_path: Path) -> None:
+    long = "é😀\0 " * 300_000
+    text = f'a,line,b\n1,007,NA\n2,NaN,\n3,,x\n4,"two\nlines ",5\n5,"{long}",6\n6,-1.5,7\n'
+    found = csv(tmp_path, text, TableForm(text="line"))
+    assert [row["line"] for row in found] == ["007", "NaN", "", "two\nlines ", long, "-1.5"]
+    assert [row["b"] for row in found] == [None, None, "x", 5, 6, 7]
+    assert TableForm.from_json(TableForm(text="line").to_json()).text == "line"
+
+
 def test_column_without_a_name_is_left_out(tmp_path: Path) -> None:
     assert csv(tmp_path, ",a\n0,1\n1,2\n") == [{"a": 1}, {"a": 2}]
 

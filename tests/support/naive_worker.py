@@ -120,6 +120,11 @@ def _step(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, dict[str, NDArray[Any]]]:
     """Step one event: y (1,1,O), scores (1,S) if the bundle has any, the states after it."""
     manifest, one = model.bundle.manifest, np.ones(1, np.int32)
+    if decoded.lengths is not None:  # a text: as many steps as symbols, the last one's output
+        y, after = np.empty((1, 1, 0), np.float32), dict[str, NDArray[Any]](states)
+        for symbol in decoded.x:
+            y, after = model.step(symbol[None, None], one, after)
+        return y, None, after
     front, back = Front.of(manifest.features), Back.of(manifest.outputs)
     x, after, scores = decoded.x[:, None], dict[str, NDArray[Any]](), None
     if front is not None:

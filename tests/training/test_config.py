@@ -79,7 +79,15 @@ def test_contradictory_settings_are_refused_by_name(
         read_config(write(tmp_path, GOOD.replace(*change)), environment={})
 
 
-@pytest.mark.parametrize("name", ["cmapss_fd001", "smartwatch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"cmapss_fd00{number}" for number in range(1, 5)),
+        "japanese_vowels",
+        "smap",
+        "smartwatch",
+    ],
+)
 def test_the_recipes_of_this_repository_are_valid(name: str) -> None:
     folder = Path(__file__).parents[2] / "training" / "configs"
     assert read_config(folder / f"{name}.toml", environment={}).data.files

@@ -31,7 +31,8 @@ class Waiting:
     def room(self) -> int:
         return self._room
 
-    def take(self, most: int) -> Records:
+    def take(self, most: int, most_bytes: int | None = None) -> Records:
+        self.most_bytes = most_bytes
         taken, self.waiting = self.waiting[:most], self.waiting[most:]
         return Records.of(taken)
 
@@ -64,6 +65,12 @@ def test_micro_batch_is_shared_fairly_and_what_is_left_over_goes_round() -> None
 
 def test_every_partition_moves_even_if_there_are_more_than_events_in_a_micro_batch() -> None:
     assert counts(2, (9, 9), (9, 9), (9, 9)) == [1, 1, 1]
+
+
+def test_a_limit_in_bytes_is_shared_by_all_partitions_with_records() -> None:
+    made: list[Any] = [Waiting(9, 9), Waiting(9, 0), Waiting(9, 9)]
+    take(made, 10, 1000)
+    assert [made[0].most_bytes, made[2].most_bytes] == [500, 500]
 
 
 def test_shares_lie_side_by_side_in_the_micro_batch() -> None:

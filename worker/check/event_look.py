@@ -51,7 +51,8 @@ class EventLook:
         self._events += len(good)
         times_ms = decoded.times_ms[good]
         self._ends += [int(times_ms.min()), int(times_ms.max())]
-        self._note_values(decoded.x[good])
+        if decoded.lengths is None:  # of a text nothing can be missing
+            self._note_values(decoded.x[good])
         for row, now_ms in zip(good, times_ms.tolist(), strict=True):
             key = records[row].key
             if now_ms < self._latest.get(key, now_ms):

@@ -1,5 +1,7 @@
 """Events that a bundle accepts, made from nothing but the bundle: values of its golden sequences.
 
+Of a bundle that reads texts the symbols there are drawn at random: texts stand in for them.
+
 Owns how an event of a bundle looks as JSON (nested members, kinds, time formats, the long form).
 The result is checked with the bundle's own decoder. Called by init.py.
 """
@@ -23,6 +25,7 @@ FIRST_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z, any whole second would do
 STEP_MS = 1000
 KEY = "machine-1"  # stands for a key of the user's own
 DIGITS = 5  # significant ones of a number
+TEXTS = ("a text", "another one, longer than the first", "")  # empty text is an event, too
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -74,7 +77,9 @@ def _value(bundle: Bundle, number: int, time_ms: int) -> bytes:
         _put(event, manifest.events.time_field, _time(manifest, time_ms))
     columns = _columns(bundle, number)
     fields, long = manifest.features.fields, manifest.features.long
-    if long is not None:
+    if manifest.features.text is not None:
+        _put(event, manifest.features.text.field, TEXTS[number % len(TEXTS)])
+    elif long is not None:
         field = fields[number % len(fields)]
         _put(event, long.name, field.name)
         _put(event, long.value, _member(field, columns))

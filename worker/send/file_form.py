@@ -34,4 +34,11 @@ def form_of(given: argparse.Namespace, bundle: Bundle | None) -> TableForm:
         given.csv_decimal or known.decimal,
         given.csv_encoding or known.encoding,
         known.missing | set(given.null or ()),
+        _text(bundle),
     )
+
+
+def _text(bundle: Bundle | None) -> str:
+    """Return the column of the events' texts; "": they are no texts."""
+    text = None if bundle is None else bundle.manifest.features.text
+    return "" if text is None else text.field

@@ -29,7 +29,8 @@ UNJUDGED = Judged(nan, nan)
 class Event:
     """What of an event decides its step."""
 
-    x: NDArray[np.float32]  # (F,) as decoded: what the front finishes is not finished yet
+    # (F,) as decoded: what the front finishes is not finished yet; of a text (S,1), its symbols
+    x: NDArray[np.float32]
     time_ms: int  # event time
     observed: NDArray[np.float32] | None  # (K,) what forecasts are compared with
 
@@ -85,6 +86,8 @@ class OfflineKey:
         graph = tensors[: self._graph_states]
         rest = tensors[self._graph_states :]
         memory = {name: rest[i][0] for i, name in enumerate(self._front_names)}
+        if event.x.ndim > 1:
+            return self._of_text(event.x, graph)
         x = event.x
         if memory:
             x, memory = self._front.one(x, event.time_ms, memory)
@@ -98,6 +101,16 @@ class OfflineKey:
             raise RuntimeError("expected observed values: the bundle scores events, got none")
         scores, judged, back = self._back.one(y, event.observed, rest[len(memory) :])
         return Stepped(y, scores, judged, [*after, *back])
+
+    def _of_text(self, symbols: NDArray[np.float32], graph: list[Tensor]) -> Stepped | None:
+        """Step a text's symbols (S,1) one by one; the prediction is that of the last one."""
+        y, finite = np.empty(0, np.float32), True
+        for symbol in symbols:
+            y, graph = self._step.one(symbol[None], graph)
+            finite = finite and bool(np.isfinite(y).all())
+        if not (finite and all(np.isfinite(tensor).all() for tensor in graph)):
+            return None
+        return Stepped(y, [], UNJUDGED, graph)
 
 
 class OfflineBack:

@@ -165,7 +165,8 @@ class Refold:
                 moved = min(time_ms, timestamp_ms)
                 self.stream_ms = moved if self.stream_ms is None else max(self.stream_ms, moved)
                 observed = None if decoded.observed is None else decoded.observed[0]
-                self._apply(offset, key, value, Event(decoded.x[0], time_ms, observed))
+                x = decoded.x[0] if decoded.lengths is None else decoded.x
+                self._apply(offset, key, value, Event(x, time_ms, observed))
 
     def stream_range(self, ms: int) -> tuple[int, int]:
         """Return the least and most that a stream time can be which is `ms` by these records."""

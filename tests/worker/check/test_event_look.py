@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from text_bundle import make_text_bundle, text_event
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.features import FeatureSpec, Field, LongForm
@@ -126,3 +127,13 @@ def test_times_in_a_wrong_unit_can_be_seen(tmp_path: Path) -> None:
         "event times: 1970-01-01T00:28:20Z .. 1970-01-01T00:30:00Z"
     )
     assert time_range([8_640_000_000_000_000, 0]).endswith("Z .. 8640000000000000 ms")
+
+
+def test_texts_show_their_times_and_nothing_that_they_lack(tmp_path: Path) -> None:
+    look = EventLook(make_text_bundle(tmp_path).manifest, "in")
+    texts = ["", "some text", 3]
+    values = [text_event(text, BEGIN_MS + 1000 * at) for at, text in enumerate(texts)]
+    look.add(Sample(0, [Taken(at, 5_000, b"k", value) for at, value in enumerate(values)]))
+    assert list(look.findings()) == [
+        (False, "event times: 2023-11-14T22:13:20Z .. 2023-11-14T22:13:21Z")
+    ]

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 from keyed_bundle import make_keyed_bundle
+from text_bundle import make_text_bundle
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export.bundle import Bundle
@@ -220,3 +221,21 @@ def test_bundle_of_every_kind_of_field_is_shown_in_a_valid_file(tmp_path: Path) 
         "\n# ", " "
     )
     assert '"forecast":{"temp":{"1":' in text
+
+
+def test_example_events_of_a_text_bundle_are_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = make_text_bundle(tmp_path / "bundles")
+    events = [json.loads(example.value) for example in example_events(bundle)]
+    assert [event["line"] for event in events] == [
+        "a text",
+        "another one, longer than the first",
+        "",
+    ]
+    assert cli.main(["init", str(bundle.path)]) == 0
+    said = (tmp_path / "worker.toml").read_text(encoding="utf-8")
+    assert '"line": "a text"' in said
+    assert "(not computed)" not in said
+    assert read_config(tmp_path / "worker.toml", (), {}).worker.bundle == bundle.path

@@ -9,6 +9,7 @@ from pathlib import Path
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Bundle
 from keyfold.export.tables import MISSING, TableForm
+from keyfold.export.text import Text
 from keyfold.worker.send.file_form import PROVENANCE, add_form_flags, form_of
 
 GERMAN = TableForm(";", ",", "latin-1", MISSING | {"---"})
@@ -34,6 +35,13 @@ def test_flags_win_and_null_words_are_added() -> None:
     flags = parsed("--csv-separator", "|", "--csv-decimal", ".", "--null", "?", "--null", "off")
     form = form_of(flags, trained_on(GERMAN))
     assert form == TableForm("|", ".", "latin-1", MISSING | {"---", "?", "off"})
+
+
+def test_the_cells_that_a_bundle_reads_as_texts_are_sent_as_texts() -> None:
+    bundle = trained_on(None)
+    features = replace(bundle.manifest.features, fields=(), text=Text("line"))
+    bundle = replace(bundle, manifest=replace(bundle.manifest, features=features))
+    assert form_of(parsed(), bundle) == TableForm(text="line")
 
 
 def test_a_bundle_that_says_nothing_or_none_at_all_means_ordinary_files() -> None:

@@ -1,0 +1,40 @@
+"""A step function that takes any number of steps, made of one that takes so many a call.
+
+Owns the cutting of a call, row by row as long as each one's length. Pure numpy; it knows no graph.
+For verify.py, whose sequences are longer than some graphs' largest T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+# x (B,T,F), lengths (B,), states -> y (B,T,O), states after each row's length
+Step = Callable[[Floats, NDArray[np.int32], Mapping[str, Floats]], tuple[Floats, dict[str, Floats]]]
+
+
+def in_calls(step: Step, max_steps: int) -> Step:
+    """Return `step` for any T: calls of at most `max_steps` steps, one after the other."""
+
+    def stepped(
+        x: Floats, lengths: NDArray[np.int32], carried: Mapping[str, Floats]
+    ) -> tuple[Floats, dict[str, Floats]]:
+        states, ys = dict(carried), []
+        for first in range(0, x.shape[1], max_steps):
+            part = x[:, first : first + max_steps]
+            left = lengths - first
+            y, after = step(part, np.clip(left, 1, part.shape[1]).astype(np.int32), states)
+            # A row that has ended steps on, since a length of 0 gives no state; it keeps its own.
+            states = {
+                name: np.where(
+                    (left > 0).reshape(-1, *(1,) * (value.ndim - 1)), value, states[name]
+                )
+                for name, value in after.items()
+            }
+            ys.append(y)
+        return np.concatenate(ys, axis=1), states
+
+    return stepped

@@ -1,0 +1,1 @@
+"""The families of networks that `[model] family` names: one small builder each."""

@@ -1,0 +1,139 @@
+"""The `[model]` section: which family of networks, how large, and what may not go together.
+
+Owns its settings' names, defaults and meaning, and refuses contradictions by name. It knows nothing
+of Keras. A section of config.py; families/ builds what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+CELLS = ("lstm", "gru", "simple_rnn")
+# Settings that only some families know -> those families.
+OF_FAMILIES: dict[str, tuple[str, ...]] = {
+    "attention": ("recurrent", "frames"),
+    "residual": ("recurrent", "frames"),
+    "norm": ("recurrent", "frames"),
+    "recurrent_dropout": ("recurrent", "frames"),
+    "activation": ("recurrent", "frames"),
+    "reset_after": ("recurrent", "frames"),
+    "memory": ("recurrent", "frames"),
+    "merge": ("bidirectional",),
+    "heads": ("transformer",),
+    "kv_heads": ("transformer",),
+    "filters": ("frames",),
+    "kernel": ("frames",),
+    "stride": ("frames",),
+}
+# Settings that only some cells know -> those cells.
+OF_CELLS: dict[str, tuple[str, ...]] = {
+    "memory": ("lstm",),
+    "activation": ("simple_rnn",),
+    "reset_after": ("gru",),
+    "recurrent_dropout": CELLS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The network."""
+
+    cell: str = (
+        "lstm"  # of every recurrent layer: lstm, gru, simple_rnn, or your "package.module:f"
+    )
+    units: tuple[int, ...] = (
+        64,
+    )  # of each recurrent layer or transformer block, from the input on
+    memory: int = 0  # LSTM: events that units remember before training, spread from 1 to so many
+    dense: int = 0  # units of a ReLU layer between the last recurrent layer and the head; 0: none
+    dropout: float = 0.0  # after each recurrent layer, while training
+    input_noise: float = 0.0  # standard deviations of noise on scaled features, while training
+    family: Literal["recurrent", "transformer", "bidirectional", "frames"] = "recurrent"
+    activation: Literal["tanh", "relu"] = "tanh"  # of simple_rnn
+    reset_after: bool = True  # of gru: the reset gate is applied after the product, or before it
+    recurrent_dropout: float = 0.0  # on what a recurrent layer carries, while training
+    residual: bool = False  # add each recurrent layer's input to its output, from the second on
+    norm: Literal["", "layer"] = ""  # layer: normalise what each recurrent layer puts out
+    attention: Literal["", "additive", "multiplicative"] = ""  # over the last hidden states
+    window: int = 0  # events that attention, transformer and bidirectional layers look back at
+    merge: Literal["concat", "sum"] = "concat"  # bidirectional: how both directions are joined
+    heads: int = 4  # transformer: heads of each block
+    kv_heads: int = 0  # transformer: heads of keys and values, which are the state; 0: as many
+    filters: tuple[int, ...] = (16,)  # frames: of each convolution over the columns of one event
+    kernel: int = 5  # frames: columns that one filter sees
+    stride: int = 2  # frames: columns from one place of a filter to the next
+    embedding: int = 0  # the one feature is a whole number, looked up as a vector so long; 0: no
+    tokens: int = 0  # with embedding: how many whole numbers there are, from 0 on
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", tuple(self.units))  # lists, where JSON kept them
+        object.__setattr__(self, "filters", tuple(self.filters))
+        if not self.units or min(self.units) < 1:
+            raise ValueError(f"units: expected one or more positive numbers, got {self.units}")
+        if self.cell not in CELLS and ":" not in self.cell:
+            raise ValueError(
+                f"cell: expected one of {', '.join(CELLS)} or package.module:function, got "
+                f"{self.cell!r}"
+            )
+        for name in ("dropout", "recurrent_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        self._check_belongings()
+        self._check_window()
+        self._check_family()
+        self._check_embedding()
+
+    def _check_belongings(self) -> None:
+        """Refuse a setting that the family or the cell does not know, by its name."""
+        defaults: dict[str, Any] = {item.name: item.default for item in fields(self)}
+        for known, what, mine in (
+            (OF_FAMILIES, "family", self.family),
+            (OF_CELLS, "cell", self.cell),
+        ):
+            for name, those in known.items():
+                value = getattr(self, name)
+                if value != defaults[name] and mine not in those:
+                    raise ValueError(
+                        f"{name}: expected {defaults[name]!r} with {what} = {mine!r}, got {value!r}"
+                    )
+        if self.family == "transformer" and self.cell != "lstm":
+            raise ValueError(f"cell: expected none with family = 'transformer', got {self.cell!r}")
+
+    def _check_window(self) -> None:
+        wanted = bool(self.attention) or self.family in ("transformer", "bidirectional")
+        why = f"attention = {self.attention!r} and family = {self.family!r}"
+        if wanted and self.window < 2:
+            raise ValueError(f"window: expected at least 2 events with {why}, got {self.window}")
+        if not wanted and self.window:
+            raise ValueError(f"window: expected 0 with {why}, got {self.window}")
+
+    def _check_family(self) -> None:
+        if (self.residual or self.family == "transformer") and len(set(self.units)) > 1:
+            what = "residual" if self.residual else "family = 'transformer'"
+            raise ValueError(f"units: expected equal numbers with {what}, got {self.units}")
+        if self.family == "transformer":
+            kept = self.kv_heads or self.heads
+            if self.heads < 1 or self.units[0] % self.heads or kept < 1 or self.heads % kept:
+                raise ValueError(
+                    f"heads: expected units in equal heads, and heads in equal groups of kv_heads, "
+                    f"got {self.units[0]} units, {self.heads} heads and {kept} kv_heads"
+                )
+        if self.family == "bidirectional" and self.cell not in CELLS:
+            raise ValueError(
+                f"cell: expected one of {', '.join(CELLS)} with family = 'bidirectional', got "
+                f"{self.cell!r}"
+            )
+        if min(self.kernel, self.stride, *self.filters, len(self.filters)) < 1:
+            raise ValueError("filters, kernel, stride: expected positive numbers")
+
+    def _check_embedding(self) -> None:
+        # A text's symbols are counted in training: config.py asks for tokens where there is none.
+        if (self.tokens and not self.embedding) or min(self.embedding, self.tokens) < 0:
+            raise ValueError(
+                f"embedding: expected it and tokens positive together, or both 0, got "
+                f"{self.embedding} and {self.tokens}"
+            )
+        if self.embedding and (self.input_noise or self.family == "frames"):
+            what = "input_noise = 0" if self.input_noise else "another family than 'frames'"
+            raise ValueError(f"embedding: expected {what} with it: whole numbers are no readings")
