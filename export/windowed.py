@@ -14,6 +14,7 @@ import keras
 
 from keyfold.export.stateful import LayerState, Stateful, joined, newest, steps_within, windows
 
+LARGEST = 1e30  # of an input; float32 ends at 3.4e38
 CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 
 
@@ -64,6 +65,9 @@ class BidirectionalWindow(Stateful):
     def advance(self, x: Any, lengths: Any, states: Sequence[Any]) -> tuple[Any, list[Any]]:
         """Step over x."""
         past = self.window - 1
+        # An input that scaling has made infinite would stay in the ring, a state that is a reject,
+        # for one event a call, and have left it by the end of a call of many.
+        x = keras.ops.clip(x, -LARGEST, LARGEST)
         history = joined(states[0], x)
         each = keras.ops.reshape(windows(history, past), (-1, self.window, self.width))
         forth, back = self.run(self.forward, each), self.run(self.backward, each)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -140,8 +141,9 @@ class Checkpoint:
 
 def unfinished(runs: Path, stem: str) -> Path | None:
     """Return the newest run of a config that was begun, not finished, and is not in training."""
-    found = [file.parent for file in runs.glob(f"{stem}-*/{CHECKPOINT}")]
-    for folder in sorted(found, reverse=True):
+    mine = re.compile(re.escape(stem) + r"-\d{8}-\d{6}.*")
+    found = [file.parent for file in runs.glob(f"*/{CHECKPOINT}")]
+    for folder in sorted((f for f in found if mine.fullmatch(f.name)), reverse=True):
         held = os.open(folder, os.O_RDONLY)
         try:
             if _lock(held):

@@ -139,6 +139,9 @@ class Config:
             )
         if self.data.text and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.text = {self.data.text!r}")
+        if self.data.text and (self.model.family == "frames" or self.model.input_noise):
+            what = "input_noise = 0" if self.model.input_noise else "another family than 'frames'"
+            raise SettingsError(f"model: expected {what} with data.text: symbols are no readings")
         if not self.data.text and self.text != Text():
             raise SettingsError("[text]: expected data.text, the name of the member, with it")
 

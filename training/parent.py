@@ -24,7 +24,8 @@ from keyfold.training.config import Config
 SAME = (
     "features", "label", "key_field", "time_field", "time_unit", "time_zone", "booleans",
     "categories", "missing", "missing_mask", "missing_last", "since_last", "standardise_by_key",
-    "long_name", "long_value", "decoder", "tombstone", "reset_after_s",
+    "long_name", "long_value", "decoder", "tombstone", "reset_after_s", "text", "conditions",
+    "condition_count",
 )  # fmt: skip
 
 # Settings of [model] that decide what the weights and a key's state are.

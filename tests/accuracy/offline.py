@@ -40,8 +40,8 @@ def main(folder: Path, out: Path, logs: tuple[str, ...]) -> int:
     y = predict(saved.network, part)
     answers: dict[str, list[dict[str, Any]]] = {}
     # A key that started anew has several sequences, in their order.
-    for key, outputs_of in zip(part.keys, _outputs(y, part, outputs), strict=True):
-        answers.setdefault(key, []).extend(outputs_of)
+    for sequence, outputs_of in zip(part.sequences, _outputs(y, part, outputs), strict=True):
+        answers.setdefault(sequence.key, []).extend(outputs_of)
     out.write_text(json.dumps(answers), encoding="utf-8")
     return 0
 

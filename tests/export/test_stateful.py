@@ -126,6 +126,23 @@ def test_the_graph_equals_keras_and_itself_however_it_is_stepped(name: str) -> N
         assert all(np.array_equal(after[state], last[state]) for state in last)
 
 
+@pytest.mark.parametrize("name", ["bidirectional", "both ways, summed"])
+@pytest.mark.parametrize("huge", [np.inf, -np.inf, 3e38])
+def test_an_input_without_bounds_leaves_states_that_are_finite_in_every_grouping(
+    name: str, huge: float
+) -> None:
+    stepping, x = Stepping(converted(name)), inputs(2, 12)
+    x[0, 2, 1] = huge  # an event's value is finite; scaled, it may not be
+    carried, ones = stepping.cold(2), []
+    for t in range(12):
+        y, carried = stepping.step(x[:, t : t + 1], [1, 1], carried)
+        assert all(np.isfinite(state).all() for state in carried.values()), f"event {t}"
+        ones.append(y)
+    whole, after = stepping.step(x, [12, 12], stepping.cold(2))
+    assert np.array_equal(np.concatenate(ones, axis=1), whole)
+    assert all(np.array_equal(after[state], carried[state]) for state in carried)
+
+
 @pytest.mark.parametrize("name", STACKS)
 def test_a_row_does_not_depend_on_those_beside_it(name: str) -> None:
     stepping, x = Stepping(converted(name)), inputs()

@@ -191,8 +191,18 @@ def test_other_events_are_refused(tmp_path: Path) -> None:
         Checkpoint(tmp_path, {}, 0.0).load(data_sha256([other]))
 
 
+def test_the_newest_unfinished_run_is_one_of_the_same_config(tmp_path: Path) -> None:
+    names = ("a[1]-20261120-101500", "a[1]-20261121-101500-2", "a[1]-big-20261122-101500")
+    for name in names:
+        (tmp_path / name).mkdir()
+        Checkpoint(tmp_path / name, {}, 0.0).save("d", Snapshot({}, {}))
+    assert unfinished(tmp_path, "a[1]") == tmp_path / names[1]
+    assert unfinished(tmp_path, "a[1]-big") == tmp_path / names[2]
+    assert unfinished(tmp_path, "a") is None
+
+
 def test_a_run_in_training_is_not_taken_from_it(tmp_path: Path) -> None:
-    folder = tmp_path / "small-1"
+    folder = tmp_path / "small-20261122-101500"
     folder.mkdir()
     mine = Checkpoint(folder, {}, 0.0)
     mine.save("d", Snapshot({}, {}))

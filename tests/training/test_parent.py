@@ -16,7 +16,10 @@ from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
 from keyfold.export.errors import BundleError
 from keyfold.export.lineage import PARENT, WEIGHTS, check_inherits, weights_sha256
+from keyfold.training import parent as parents
 from keyfold.training.cli import main as train
+from keyfold.training.config import read_config
+from keyfold.training.parent import ParentError, taken_over
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -178,6 +181,14 @@ def test_what_differs_from_the_parent_is_refused_in_one_line(
     )
     assert error.count("\n") == 1
     assert Path("runs/latest").resolve() == parent, "nothing was trained"
+
+
+def test_other_conditions_are_not_taken_for_the_parent_s(folder: Path) -> None:
+    parent = parents.load(trained("regression", "--set", "fit.passes=1"), Path("runs"))
+    more = ("data.conditions=a,b", "data.condition_count=2")
+    config = read_config(Path("training.toml"), more, {})
+    with pytest.raises(ParentError, match=r"data\.conditions: expected \[\], as it has it"):
+        taken_over(config, parent)
 
 
 def test_past_scores_stay_in_the_unit_of_the_parent_s_scales(folder: Path) -> None:

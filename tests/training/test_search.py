@@ -161,6 +161,18 @@ def test_settings_that_contradict_each_other_are_a_trial_without_a_loss(
     assert "warm_up: expected fewer passes than passes = 1, got 1.5" in capsys.readouterr().err
 
 
+def test_settings_that_make_no_network_are_a_trial_without_a_loss_and_the_search_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranges = "[model]\nwindow = [200000, 4]\n"  # a state above 64 KiB a key
+    (folder / "ranges.toml").write_text(ranges, encoding="utf-8")
+    more = ("--set", "model.attention=additive", "--set", "model.window=200000")
+    assert search(2, "--out", "c", *more) in (0, 1)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert search(3, "--out", "c", *more) == 0
+
+
 @pytest.mark.parametrize(
     ("ranges", "expected"),
     [

@@ -179,6 +179,10 @@ def test_byte_pairs_without_the_library_say_what_to_install(
          "validation_share = 0.1", r"data\.label: expected a field with kind = 'forecast'"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[text]\ntokenizer = "bpe"\nsize = 200\n[split]\n'
          'by = "order"\nvalidation_share = 0.1', r"text\.size: expected at least 258 with 'bpe'"),
+        ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[model]\ninput_noise = 0.1\n[split]\n'
+         'by = "order"\nvalidation_share = 0.1', r"model: expected input_noise = 0 with"),
+        ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[model]\nfamily = "frames"\n[split]\n'
+         'by = "order"\nvalidation_share = 0.1', r"model: expected another family than 'frames'"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\nformat = "packed"\n[split]\nby = "order"\n'
          "validation_share = 0.1", r"data\.text: expected none in packed records"),
     ],
