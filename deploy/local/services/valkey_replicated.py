@@ -191,15 +191,21 @@ class ValkeyReplicated(ServiceGroup):
             return False
 
         self.wait_until("a Sentinel that names another primary", begun)
-        return self.wait_failover(old)
+        return self.wait_failover(old, begun)
 
-    def wait_failover(self, old: Valkey) -> ValkeyNode:
-        """Return the new primary once every Sentinel names another one than `old`."""
+    def wait_failover(self, old: Valkey, again: Callable[[], object] = bool) -> ValkeyNode:
+        """Return the new primary once every Sentinel names another one than `old`.
+
+        `again` is called where all name `old` again: on a busy machine Sentinels have taken the new
+        primary for dead, and gone back, before all of them knew of it.
+        """
 
         def done() -> bool:
             alive = [sentinel for sentinel in self.sentinels if sentinel.running]
             with suppress(redis.RedisError, KeyError):
                 named = {int(sentinel.watched()["port"]) for sentinel in alive}
+                if named == {old.port}:
+                    again()
                 return len(named) == 1 and named != {old.port} and self.primary().role == "master"
             return False
 
