@@ -225,7 +225,7 @@ def test_what_a_library_says_is_shown_where_loading_it_fails(
 def test_other_events_than_a_run_began_with_are_refused_and_the_run_is_left_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, folder = str(write(tmp_path)), tmp_path / "runs" / "small-1"
+    config, folder = str(write(tmp_path)), tmp_path / "runs" / "small-20261122-000000"
     folder.mkdir(parents=True)
     settings = read_config(Path(config), environment={})
     checkpoint_of(folder, settings, "").save("other", Snapshot({}, {}))
