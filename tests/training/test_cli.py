@@ -223,8 +223,9 @@ def test_what_a_library_says_is_shown_where_loading_it_fails(
 
 
 def test_other_events_than_a_run_began_with_are_refused_and_the_run_is_left_as_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")  # as the command sets it
     config, folder = str(write(tmp_path)), tmp_path / "runs" / "small-20261122-000000"
     folder.mkdir(parents=True)
     settings = read_config(Path(config), environment={})
