@@ -40,13 +40,18 @@ def key_fragment(key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Caused:
-    """What caused N predictions, column by column."""
+    """What caused N predictions and which events they describe, column by column."""
 
-    offsets: Sequence[int] | NDArray[np.int64]  # of the records
+    offsets: Sequence[int] | NDArray[np.int64]  # of the records that caused them
     keys: Sequence[bytes]  # key_fragment() of the records' keys
-    times_ms: Sequence[int] | NDArray[np.int64]  # event times
-    steps: Sequence[int] | NDArray[np.int64]  # of the key so far: 1 at its first event
+    times_ms: Sequence[int] | NDArray[np.int64]  # event times of the events they describe
+    steps: Sequence[int] | NDArray[np.int64]  # of the key at that event: 1 at its first one
     gaps: Sequence[bool] | None = None  # the key's history may miss lost events; None: nowhere
+    abouts: Sequence[int] | NDArray[np.int64] | None = None  # offsets of those; None: `offsets`
+    indexes: Sequence[int] | NDArray[np.int64] | None = None  # among its cause's; None: all 0
+    lasts: Sequence[bool] | None = (
+        None  # whether it is its cause's last; None: each is the only one
+    )
 
 
 class PredictionEncoder:
@@ -70,26 +75,32 @@ class PredictionEncoder:
         scores: NDArray[np.float32] | None = None,
     ) -> list[bytes]:
         """Write one prediction per row of y (N,O); `scores` (N,S) are Back's where there is one."""
+        return self.around(partition, caused, self.outputs(y, scores))
+
+    def around(self, partition: int, caused: Caused, outputs: Sequence[bytes]) -> list[bytes]:
+        """Write one prediction around each "output" object, JSON already."""
         place = b"%b:%d" % (self._topic, partition)
         form = (
-            b'{"id":"%b:%%d:0","about":"%b:%%d",%%b,"time":%%d,"output":%%b,"steps":%%d,"cold":%%b'
+            b'{"id":"%b:%%d:%%d","about":"%b:%%d",%%b,"time":%%d,"output":%%b,"steps":%%d,"cold":%%b'
             % (place, place)
             + self._tail
         )
         true, false = b"true", b"false"
-        outputs = self.outputs(y, scores)
         offsets, times_ms, steps = (
             np.asarray(column, np.int64).tolist()
             for column in (caused.offsets, caused.times_ms, caused.steps)
         )
-        columns = (offsets, caused.keys, times_ms, outputs, steps)
+        abouts = offsets if caused.abouts is None else np.asarray(caused.abouts, np.int64).tolist()
+        indexes = [0] * len(offsets) if caused.indexes is None else caused.indexes
+        columns = (offsets, indexes, abouts, caused.keys, times_ms, outputs, steps)
         payloads = [
-            form % (offset, offset, key, time, output, steps, true if steps == 1 else false)
-            for offset, key, time, output, steps in zip(*columns, strict=True)
+            form % (offset, index, about, key, time, output, steps, true if steps == 1 else false)
+            for offset, index, about, key, time, output, steps in zip(*columns, strict=True)
         ]
-        for row, gap in enumerate(caused.gaps or ()):
-            if gap:
-                payloads[row] = payloads[row][:-1] + b',"gap":true}'
+        for name, column in ((b"last", caused.lasts), (b"gap", caused.gaps)):
+            for row, holds in enumerate(column or ()):
+                if holds:
+                    payloads[row] = payloads[row][:-1] + b',"%b":true}' % name
         return payloads
 
     def outputs(

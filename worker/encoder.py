@@ -43,6 +43,8 @@ class _NativeEncoder(PredictionEncoder):
         scores: NDArray[np.float32] | None = None,
     ) -> list[bytes]:
         """Write one prediction per row of y (N,O)."""
+        if caused.abouts is not None or caused.indexes is not None or caused.lasts is not None:
+            return super().encode(partition, caused, y, scores)
         gaps = None if caused.gaps is None else np.asarray(caused.gaps, np.bool_)
         return native.write_predictions(
             b"%b:%d" % (self._topic, partition), self._heads, self._pieces, self._tail,

@@ -209,6 +209,20 @@ def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
     ]
 
 
+def test_predictions_of_one_cause_about_other_events_are_held_byte_for_byte() -> None:
+    encoder = PredictionEncoder(OutputSpec("regression", ("value",)), "b", "t")
+    caused = Caused(
+        [9, 9], [key_fragment(b"k")] * 2, [5, 6], [1, 2], [True, False],
+        abouts=[7, 8], indexes=[0, 1], lasts=[False, True],
+    )  # fmt: skip
+    assert encoder.encode(0, caused, np.array([[0.5], [1.5]], np.float32)) == [
+        b'{"id":"t:0:9:0","about":"t:0:7","key":"k","time":5,"output":{"value":0.5},'
+        b'"steps":1,"cold":true,"bundle":"b","gap":true}',
+        b'{"id":"t:0:9:1","about":"t:0:8","key":"k","time":6,"output":{"value":1.5},'
+        b'"steps":2,"cold":false,"bundle":"b","last":true}',
+    ]
+
+
 def test_outputs_with_percent_signs_in_names_and_keys_stay_as_they_are() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("%d", "100 %")), "b", "t")
     caused = Caused([0], [key_fragment(b"%s %%")], [0], [1])
