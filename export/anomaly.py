@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from keyfold.export.dynamic import DynamicThreshold
 from keyfold.export.features import FLOAT32_MAX
 from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
+from keyfold.export.recognition import Recognition
 from keyfold.export.states import StateSpec, Tensors, own_state
 
 FORECAST = "back.forecast"
@@ -39,14 +40,16 @@ class Back:
             self.states += self._own.states
 
     @classmethod
-    def of(cls, outputs: OutputSpec) -> Back | None:
-        """Return the back of an output spec; None: nothing is scored."""
+    def of(cls, outputs: OutputSpec) -> Back | Recognition | None:
+        """Return the back of an output spec; None: nothing is scored or recognised."""
+        if outputs.kind == "transcription":
+            return Recognition()
         if outputs.forecast is None or outputs.anomaly is None:
             return None
         return cls(outputs.forecast, outputs.anomaly)
 
     def run(
-        self, y: Rows, observed: Rows, lengths: NDArray[Any], states: Tensors
+        self, y: Rows, observed: Rows | None, lengths: NDArray[Any], states: Tensors
     ) -> tuple[Rows, dict[str, NDArray[Any]]]:
         """Score the events whose outputs are y (B,T,O) and whose values are observed (B,T,K).
 
@@ -54,6 +57,8 @@ class Back:
         where nothing was forecast or observed. What stands beyond a row's length is not looked at,
         and is NaN in the result. Without `judged`, the score is compared with the fixed threshold.
         """
+        if observed is None:
+            raise RuntimeError("expected observed values: the bundle scores events, got none")
         points = y[:, :, self._points]
         before = np.concatenate([states[FORECAST][:, None], points[:, :-1]], axis=1)
         errors = np.abs(observed.astype(np.float64) - before) / self._scales

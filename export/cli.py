@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from keyfold.export.lineage import PARENT, WEIGHTS, weights_sha256
 from keyfold.export.motion import Motion
 
 if TYPE_CHECKING:
+    from keyfold.export.convert import StepGraph
     from keyfold.export.verify import Proof
 
 MODEL, SPEC, METRICS = "model.keras", "spec.json", "metrics.json"  # of a training run
@@ -106,25 +108,54 @@ def export(run: Path, out: Path) -> Path:
     # `runs/latest` is a link; the provenance names the run.
     run = run.resolve()
     spec, metrics = _read(run / SPEC), _read(run / METRICS)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and its start-up notice
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the reference is the CPU's arithmetic
+    _prepare_tensorflow()
+    from keyfold.export.answer_proof import prove, taken
     from keyfold.export.convert import convert, in_float64, load_model, reference
+    from keyfold.export.pairing import is_of_pairs
     from keyfold.export.verify import Model, check_bundle, verify
 
     model = load_model(run / MODEL)
-    converted = convert(model)
+    pair = taken(model) if is_of_pairs(model) else None
+    read = model if pair is None else pair.encoder
+    converted = convert(model) if pair is None else pair.read
     scaling = spec["scaling"]
     truth = Model(
-        reference(model),
-        reference(in_float64(model)),
+        reference(read),
+        reference(in_float64(read)),
         tuple(scaling["mean"]),
         tuple(scaling["deviation"]),
         Motion.from_json(scaling["motion"]) if scaling.get("motion") else None,
         scaling.get("symbols", 0),
+        scaling.get("width", 0),
     )
     proof = verify(converted.onnx, converted.states, truth, max_steps=converted.max_steps)
-    manifest = Manifest(
+    provenance = _provenance(run, metrics, proof) | _lineage(model, metrics)
+    manifest = _manifest(spec, converted, proof, provenance)
+    golden, decode = proof.golden, None
+    if pair is not None:
+        sizes = (scaling["symbols"], len(manifest.outputs.names))
+        answers = prove(pair, golden, sizes)
+        tolerance = max(proof.tolerance, answers.tolerance)
+        manifest = replace(manifest, tolerance=tolerance, decode=answers.decode)
+        golden, decode = replace(golden, answers=answers.golden), pair.said.onnx
+    path = _write(out, manifest, (converted.onnx, decode), golden, check_bundle)
+    print(
+        f"parity: largest difference {proof.largest_difference:.2g} over {proof.steps:,} carried "
+        f"steps (allowed {proof.allowed:.2g})"
+    )
+    return path
+
+
+def _prepare_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and its start-up notice
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the reference is the CPU's arithmetic
+
+
+def _manifest(
+    spec: Mapping[str, Any], converted: StepGraph, proof: Proof, provenance: Mapping[str, Any]
+) -> Manifest:
+    return Manifest(
         events=EventSpec.from_json(spec["events"]),
         features=FeatureSpec.from_json(spec["features"]),
         outputs=OutputSpec.from_json(spec["outputs"]),
@@ -133,27 +164,21 @@ def export(run: Path, out: Path) -> Path:
         min_rows=proof.min_rows,
         max_steps=converted.max_steps,
         tolerance=proof.tolerance,
-        provenance=_provenance(run, metrics, proof) | _lineage(model, metrics),
+        provenance=provenance,
     )
-    path = _write(out, manifest, converted.onnx, proof.golden, check_bundle)
-    print(
-        f"parity: largest difference {proof.largest_difference:.2g} over {proof.steps:,} carried "
-        f"steps (allowed {proof.allowed:.2g})"
-    )
-    return path
 
 
 def _write(
     out: Path,
     manifest: Manifest,
-    graph: bytes,
+    graphs: tuple[bytes, bytes | None],
     golden: contract.Golden,
     check: Callable[[contract.Bundle], object],
 ) -> Path:
     """Write, load and check the bundle beside its final place, then move it there."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".checking-", dir=out) as aside:
-        bundle = contract.load(contract.save(Path(aside), manifest, graph, golden))
+        bundle = contract.load(contract.save(Path(aside), manifest, graphs[0], golden, graphs[1]))
         check(bundle)
         target = out / bundle.id
         if not target.exists():

@@ -87,13 +87,13 @@ class Columns:
         return list(columns)
 
     def build(
-        self, columns: Sequence[Column], rejects: Rejects
+        self, columns: Sequence[Column], rejects: Rejects, count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Turn a column of N values per field into x (N,F) and the observed (N,K).
+        """Turn a column of N = `count` values per field into x (N,F) and the observed (N,K).
 
-        x holds NaN where a value is missing and the front repeats the last one.
+        x holds NaN where a value is missing and the front repeats the last one, and 0 where
+        another writes: the front, a text.
         """
-        count = len(columns[0])
         x = np.zeros((count, len(self._features.columns)), np.float32)
         raw: dict[int, NDArray[np.float64]] = {}
         at = 0

@@ -26,6 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 from keyfold.export import attention as _attention  # noqa: F401 - registers what a model may hold
 from keyfold.export import conditions as _conditions  # noqa: F401 - likewise
 from keyfold.export import layers as _layers  # noqa: F401 - likewise
+from keyfold.export import log_mel as _log_mel  # noqa: F401 - likewise
+from keyfold.export import text_layers as _text_layers
 from keyfold.export import windowed as _windowed  # noqa: F401 - likewise
 from keyfold.export.bundle import StateSpec
 from keyfold.export.cut import OPSET as OPSET
@@ -65,7 +67,9 @@ def convert(model: Any) -> StepGraph:
         nodes += fused.nodes
         constants += fused.constants
         states += fused.states
-    if any(part.kind == "carried" for part in cut.parts):  # others' bundles have ids already
+    has_texts = any(isinstance(layer, _text_layers.Symbols) for layer in model.layers)
+    # Others' bundles have ids already.
+    if has_texts or any(part.kind == "carried" for part in cut.parts):
         nodes = _by_need(nodes, ["y", *(state.output for state in states)])
     made = _assemble(model, nodes, constants, states)
     check_operators(made)

@@ -18,9 +18,10 @@ import tf2onnx
 
 from keyfold.export.bundle import StateSpec
 from keyfold.export.own_cell import OneStep
-from keyfold.export.recurrent import ConvertError, check, check_inner, is_recurrent
+from keyfold.export.recurrent import ConvertError, check, check_inner, is_bounded, is_recurrent
 from keyfold.export.recurrent import state_names as states_of
 from keyfold.export.stateful import MOST_STEPS, Stateful
+from keyfold.export.text_layers import OfTexts, ReadThrough
 
 OPSET = 17  # the newest that tf2onnx, and every runtime since 2022, agrees on
 
@@ -85,6 +86,26 @@ class _Gap(keras.layers.Layer):  # type: ignore[misc] # keras has no types
         return [sequence, *last] if last else sequence
 
 
+class _Reading(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """Stands where a layer was that reads texts, and has the cut answer for its directions."""
+
+    def __init__(self, layer: Any, cut: Cut) -> None:
+        super().__init__(name=f"reading_{layer.name}")
+        self.layer = layer
+        self._cut = cut
+
+    def call(self, inputs: Any) -> Any:
+        self.layer.stand_in = self._cut.answer  # only while this model is traced, as below
+        try:
+            return self.layer(inputs)
+        finally:
+            self.layer.stand_in = None
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        shape = self.layer.compute_output_shape([one.shape for one in inputs])
+        return keras.KerasTensor(shape)
+
+
 def _returned(layer: Any) -> list[tuple[int, ...]]:
     """Return the dims of the last states that a layer gives beside its sequence."""
     if not getattr(layer, "return_state", False):
@@ -115,11 +136,23 @@ class Cut:
         if is_recurrent(layer):
             check(layer)
             self._add(layer, "fused")
+            if not is_bounded(layer):
+                # Within a call a state could be infinite and come back, and only the last one is
+                # seen: an event would be rejected or not by what it shares its call with.
+                self.max_steps = 1
         elif isinstance(layer, Stateful):
             self._carry(layer, layer)
             for inner in layer.inner():
                 check_inner(inner)
                 self._add(inner, "inner")
+        elif isinstance(layer, OfTexts):
+            self.max_steps = min(self.max_steps, layer.most_steps)
+            if not isinstance(layer, ReadThrough):
+                return layer
+            for inner in layer.directions:
+                check_inner(inner)
+                self._add(inner, "inner")
+            return _Reading(layer, self)
         elif type(layer) is keras.layers.RNN:
             check(layer)
             self._carry(layer, OneStep(layer))
@@ -182,7 +215,8 @@ class Cut:
         for part in self.parts:
             if part.kind == "carried":
                 continue
-            middle = (None, None) if part.kind == "fused" else (None,)
+            every = part.kind == "fused" or part.layer.return_sequences
+            middle = (None, None) if every else (None,)
             found.append(tf.TensorSpec((*middle, part.layer.units), tf.float32, name=part.gap))
         states = [state for part in self.parts for state in part.states]
         if self._steppers:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.columns import Columns, Rejects, kind_of
+from keyfold.export.columns import Columns, Rejects
+from keyfold.export.end_marker import EndMarker
 from keyfold.export.errors import Reject, SpecError
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.event_times import EventTimes, of_records
 from keyfold.export.features import FeatureSpec, encode
 from keyfold.export.format_packed import Packed, check_packed
 from keyfold.export.formats import JSON, Format, Json, Rows, format_for
+from keyfold.export.inner_text import InnerText, checked
 from keyfold.export.members import NUMBER, SCALAR, Members
 from keyfold.export.text import Reader, Text
 from keyfold.export.times import from_numbers
@@ -39,6 +41,7 @@ class Decoded:
     rejects: dict[int, str]  # row -> why it cannot be an event
     observed: NDArray[np.float32] | None = None  # (N,K) the targets, NaN: missing; None: no targets
     lengths: NDArray[np.int64] | None = None  # (N,) steps of each event, 0: a reject; None: one
+    ends: NDArray[np.bool_] | None = None  # (N,) where a key's history ends; None: no such marker
 
 
 @runtime_checkable
@@ -70,7 +73,8 @@ class Decoder:
     def __init__(
         self, events: EventSpec, features: FeatureSpec, targets: Sequence[str] = ()
     ) -> None:
-        self.decode = _path(events, features, tuple(targets)).decode
+        path = _path(events, features, tuple(targets))
+        self.decode = (_Ending(path, events, features) if events.end_field else path).decode
 
 
 def _path(events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) -> _Path:
@@ -79,14 +83,33 @@ def _path(events: EventSpec, features: FeatureSpec, targets: tuple[str, ...]) ->
     members = (*names, *([events.time_field] if events.time_field is not None else []))
     plain = features.is_plain and timed and not events.decoder and names.issuperset(targets)
     form = format_for(events, features)
-    if features.text is not None:
-        return _Texts(events, features.text, form)
+    if features.text is not None and isinstance(form, Packed):
+        raise SpecError("events.format: expected 'json', 'msgpack' or 'avro' for a text")
+    if features.unrolled is not None:
+        return _Texts(events, features.unrolled, form)
     if isinstance(form, Packed):
         check_packed(features, targets)
         return _PackedNumbers(events, features, targets, form)
     if plain and not any("." in name for name in members):
         return _Numbers(events, features, targets, form)
     return _AnyForm(events, features, targets, form)
+
+
+class _Ending:
+    """Any of the paths below, and where an event ends its key's history."""
+
+    def __init__(self, path: _Path, events: EventSpec, features: FeatureSpec) -> None:
+        self._path = path
+        self._marker = EndMarker(events.end_field, format_for(events, features))
+
+    def decode(
+        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int] | NDArray[np.int64]
+    ) -> Decoded:
+        """Decode N record values; `timestamps_ms` (N,) are the records' own timestamps."""
+        decoded = self._path.decode(values, timestamps_ms)
+        rejects = dict(decoded.rejects)
+        ends = self._marker.read(list(values), rejects)
+        return replace(decoded, rejects=rejects, ends=ends)
 
 
 class _Numbers:
@@ -186,6 +209,7 @@ class _AnyForm:
         self, events: EventSpec, features: FeatureSpec, targets: tuple[str, ...], form: Format
     ) -> None:
         self._columns = Columns(features, targets)
+        self._text = None if features.inner is None else InnerText(features.inner)
         self._long = features.long
         self._times = EventTimes(events)
         paths: dict[str, Any] = {}
@@ -194,6 +218,8 @@ class _AnyForm:
         else:
             for field in self._columns.fields:
                 paths[field.name] = NUMBER if field.kind == "number" else SCALAR
+        if self._text is not None:
+            paths[self._text.field] = SCALAR
         self._times.add_to(paths)
         self._places = {path: number for number, path in enumerate(paths)}
         self._members = Members(paths)
@@ -217,7 +243,9 @@ class _AnyForm:
             columns = self._columns.spread(self._long, sensors, readings, rejects)
         else:
             columns = [members[self._places[field.name]] for field in self._columns.fields]
-        x, observed = self._columns.build(columns, rejects)
+        x, observed = self._columns.build(columns, rejects, len(values))
+        if self._text is not None:
+            self._text.fill(members[self._places[self._text.field]], x, rejects)
         times_ms = self._times.read(members, self._places, timestamps_ms, rejects)
         return Decoded(x, times_ms, dict(rejects), observed)
 
@@ -226,8 +254,6 @@ class _Texts:
     """One member is a text, which becomes several steps: see text.py."""
 
     def __init__(self, events: EventSpec, text: Text, form: Format) -> None:
-        if isinstance(form, Packed):
-            raise SpecError("events.format: expected 'json', 'msgpack' or 'avro' for a text")
         self._field, self._reader, self._times = text.field, Reader(text), EventTimes(events)
         paths: dict[str, Any] = {text.field: SCALAR}
         self._times.add_to(paths)
@@ -247,16 +273,11 @@ class _Texts:
             if row in rejects:
                 continue
             try:
-                found.append(self._symbols(text))
+                found.append(self._reader.read(checked(text)))
                 lengths[row] = len(found[-1])
             except Reject as reject:
                 rejects.note(row, f"field {self._field!r}: {reject}")
         return Decoded(np.concatenate(found)[:, None], times_ms, dict(rejects), None, lengths)
-
-    def _symbols(self, text: object) -> NDArray[np.float32]:
-        if isinstance(text, str):
-            return self._reader.read(text)
-        raise Reject(f"expected a text, got {'none' if text is None else kind_of(text)}")
 
 
 def _note_not_finite(path: str, column: Sequence[Any], rejects: Rejects) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from keyfold.export.bundle import Bundle, Manifest
 from keyfold.export.event_spec import NUMERIC_UNITS, EventSpec
 from keyfold.export.features import FeatureSpec, Field
+from keyfold.export.generation import Generate
 from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
+from keyfold.export.text import Text
 
 WIDTH = 80
 LABEL = 12  # columns of the left side
@@ -65,6 +67,8 @@ def _events(manifest: Manifest) -> Iterator[str]:
     null = {"reject": "is a reject", "reset": "resets the key (tombstone)"}[events.tombstone]
     yield from _line("null value", null)
     yield from _line("silent key", _expiry(events.reset_after_ms))
+    if events.end_field:
+        yield from _line("key's end", f"an event whose {events.end_field!r} says so; then cold")
     yield from _outputs(manifest.outputs)
 
 
@@ -78,21 +82,17 @@ def _time(events: EventSpec) -> str:
 
 
 def _fields(features: FeatureSpec, what: str) -> Iterator[str]:
-    if (text := features.text) is not None:
-        symbols = {"byte": "bytes", "char": "characters", "word": "words", "bpe": "merged bytes"}
-        lower = ", in lower case" if text.lower else ""
+    if (text := features.unrolled) is not None:
         yield from _line("event", f"{what}; field {text.field!r} is a text, read symbol by symbol:")
-        yield from _line(
-            "", f"{symbols[text.tokenizer]}{lower}, {text.size:,} of them with the end and the "
-            f"unknown one; at most {text.max_symbols:,} in an event"
-        )  # fmt: skip
+        yield from _line("", f"{_symbols(text)}; at most {text.max_symbols:,} in an event")
         return
     if features.is_plain:
         yield from _line("event", f"{what} with {len(features.fields)} numbers, all required:")
         yield from _line("", ", ".join(features.columns))
         return
-    count, width = len(features.fields), len(features.columns)
-    yield from _line("event", f"{what}; {count} fields become {width} columns:")
+    count, width = len(features.fields), len(features.plain_columns)
+    if count:
+        yield from _line("event", f"{what}; {count} fields become {width} columns:")
     if features.long is not None:
         yield from _line(
             "", f"one per event: {features.long.name!r} names it, {features.long.value!r} holds it"
@@ -101,6 +101,20 @@ def _fields(features: FeatureSpec, what: str) -> Iterator[str]:
         yield from _line("", f"{field.name}: {_field(field)}")
     if features.since_last:
         yield from _line("", "seconds since the key's last event (log1p)")
+    if (text := features.inner) is not None:
+        beside = "" if count else f"{what}; "
+        yield from _line(
+            "" if count else "event", f"{beside}field {text.field!r} is a text, read within its "
+            f"event: its {text.keep} {text.width} symbols,"
+        )  # fmt: skip
+        yield from _line("", _symbols(text))
+
+
+def _symbols(text: Text) -> str:
+    symbols = {"byte": "bytes", "char": "characters", "word": "words", "bpe": "merged bytes"}
+    lower = ", in lower case" if text.lower else ""
+    named = f"{symbols[text.tokenizer]}{lower}"
+    return f"{named}, {text.size:,} of them with the end and the unknown one"
 
 
 def _field(field: Field) -> str:
@@ -120,14 +134,49 @@ def _field(field: Field) -> str:
 
 
 def _outputs(outputs: OutputSpec) -> Iterator[str]:
+    if outputs.answers == "session":
+        yield from _line("answers", "once for each session, when it ends, about its last event")
+    if outputs.delay:
+        yield from _line("answers", f"{outputs.delay} events after the event that is described")
+    if outputs.read == "every":
+        yield from _line("answers", "at every symbol of a text, the end symbol included")
     if outputs.forecast is not None:
         yield from _forecast(outputs.forecast, outputs.anomaly)
         return
+    if outputs.generate is not None:
+        yield from _answers(outputs, outputs.generate)
+        return
+    if outputs.kind == "transcription":
+        yield from _line("prediction", "the symbol that is newly recognised, or null:")
+        yield from _line("", ", ".join(outputs.names[1:]))
+        return
     if outputs.kind == "classification":
-        yield from _line("prediction", f"one label of {len(outputs.names)}, and probabilities:")
+        which = f"the {outputs.top} largest probabilities" if outputs.top else "probabilities"
+        yield from _line("prediction", f"one label of {len(outputs.names)}, and {which}:")
     else:
         yield from _line("prediction", "numbers, in the label's unit:")
     yield from _line("", ", ".join(outputs.names))
+    if (likelihood := outputs.likelihood) is not None:
+        yield from _line(
+            "anomaly",
+            f"flagged above a score of {likelihood.threshold:.4g} ({likelihood.rate:.3%} of the "
+            "validation events); the score is the mean of -log(probability) over a text's symbols",
+        )
+
+
+def _answers(outputs: OutputSpec, generate: Generate) -> Iterator[str]:
+    """Tell how events are answered."""
+    top = f" among the {generate.top_k} likeliest" if generate.top_k else ""
+    how = "the likeliest each time"
+    if generate.temperature:
+        how = f"drawn by their probabilities{top} at temperature {generate.temperature:g}"
+    yield from _line(
+        "prediction",
+        f"a text, one prediction for each of its symbols, at most {generate.most}, up to "
+        f"{generate.until!r}: {how}",
+    )
+    of = "those that are read" if outputs.target is None else _symbols(outputs.target)
+    yield from _line("", f"symbols: {of}")
 
 
 def _forecast(forecast: Forecast, anomaly: Anomaly | None) -> Iterator[str]:
@@ -174,6 +223,9 @@ def _model(bundle: Bundle) -> Iterator[str]:
         f"{len(golden.x)} sequences, {int(golden.lengths.sum())} steps; difference allowed "
         f"{manifest.tolerance:g} x {golden.scale():.3g}",
     )
+    if (decode := manifest.decode) is not None:
+        begun = "the initial state" if decode.anew else "what the key's earlier events left"
+        yield from _line("decode", f"{bundle.decode_path.name}; each event is read from {begun}")
 
 
 def _states(manifest: Manifest) -> Iterator[str]:

@@ -36,6 +36,7 @@ class EventSpec:
     avro_schema: str = ""  # format "avro": the schema's JSON text
     # Its number in the registry: records begin with a zero and these four bytes; None: with none.
     avro_id: int | None = None
+    end_field: str = ""  # a member that, neither null, false, 0 nor "", ends the key's history here
 
     def __post_init__(self) -> None:
         if self.time_unit not in (*NUMERIC_UNITS, "iso"):
@@ -65,6 +66,8 @@ class EventSpec:
             raise SpecError(
                 f"events.format: expected one of {', '.join(get_args(Format))}, got {self.format!r}"
             )
+        if self.end_field and self.format == "packed":
+            raise SpecError("events.end_field: expected none in packed records, which hold numbers")
         if self.decoder and self.format != "json":
             raise SpecError(f"events.format: expected 'json' with a decoder, got {self.format!r}")
         if self.format == "packed" and self.time_field and self.time_unit not in NUMERIC_UNITS:
@@ -106,6 +109,12 @@ class EventSpec:
         )
 
     @property
+    def ends(self) -> bool:
+        """Whether there is anything that lets a key start anew."""
+        told = self.end_field != "" or self.reset_after_ms is not None
+        return told or self.tombstone == "reset"
+
+    @property
     def is_first_version(self) -> bool:
         """Whether a reader of manifest version 1.0 understands it."""
         timed = self.time_unit in ("ms", "s") and self.time_zone == "UTC"
@@ -129,6 +138,8 @@ class EventSpec:
             extra["avro_schema"] = self.avro_schema
         if self.avro_id is not None:
             extra["avro_id"] = self.avro_id
+        if self.end_field:
+            extra["end_field"] = self.end_field
         return {
             "codec": self.format,
             "key_field": self.key_field,
@@ -157,4 +168,5 @@ class EventSpec:
             format=data["codec"],
             avro_schema=data.get("avro_schema", ""),
             avro_id=data.get("avro_id"),
+            end_field=data.get("end_field", ""),
         )

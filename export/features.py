@@ -111,11 +111,18 @@ class FeatureSpec:
     fields: tuple[Field, ...]  # in the order of their columns
     since_last: bool = False  # a last column: log1p of the seconds since the key's last event
     long: LongForm | None = None  # one sensor per event; None: all fields in every event
-    text: Text | None = None  # an event is a text, of several steps; None: fields, one step
+    text: Text | None = None  # of a width: beside the fields; else alone, of several steps
 
     def __post_init__(self) -> None:
-        if self.text is not None and (self.fields or self.since_last or self.long is not None):
+        fields = bool(self.fields) or self.since_last
+        if self.text is not None and not self.text.width and fields:
             raise SpecError("features.text: expected nothing beside a text, got fields")
+        if self.text is not None and self.long is not None:
+            raise SpecError("features.text: expected no long form beside a text, got one")
+        if self.text is not None and self.text.field in [field.name for field in self.fields]:
+            raise SpecError(
+                f"features.text: expected a member that is no field too, got {self.text.field!r}"
+            )
         if not self.fields and self.text is None:
             raise SpecError("features: expected at least one field, got none")
         for what, names in (("", [f.name for f in self.fields]), ("columns ", self.columns)):
@@ -136,11 +143,24 @@ class FeatureSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the model's F columns; a text's only one holds the number of a symbol."""
-        if self.text is not None:
-            return (self.text.field,)
+        """Names of the model's F columns; those of a text hold numbers of symbols, and end it."""
+        return (*self.plain_columns, *(self.text.columns if self.text is not None else ()))
+
+    @property
+    def plain_columns(self) -> tuple[str, ...]:
+        """Names of the columns that hold no symbols."""
         columns = [column for field in self.fields for column in field.columns]
         return (*columns, *((SINCE_LAST,) if self.since_last else ()))
+
+    @property
+    def unrolled(self) -> Text | None:
+        """The text whose symbols are a step each; None: an event is one step."""
+        return None if self.text is None or self.text.width else self.text
+
+    @property
+    def inner(self) -> Text | None:
+        """The text that is read within its event's one step; None: there is none."""
+        return self.text if self.text is not None and self.text.width else None
 
     @property
     def is_plain(self) -> bool:

@@ -122,7 +122,8 @@ def format_for(events: EventSpec, features: FeatureSpec) -> Format:
     long = features.long
     fields = [field.name for field in features.fields]
     fields += [] if features.text is None else [features.text.field]
-    return format_of(events, fields if long is None else [long.name, long.value])
+    names = fields if long is None else [long.name, long.value]
+    return format_of(events, [*names, events.end_field] if events.end_field else names)
 
 
 class Rows:

@@ -205,12 +205,8 @@ class Unfold(keras.layers.Layer):  # type: ignore[misc] # keras has no types
 
     def call(self, x: Any) -> Any:
         """Cut x."""
-        if len(x.shape) == 3:
-            x = x[..., None]
         count, width = self.compute_output_shape(x.shape)[2:]
-        places = np.arange(count)[:, None] * self.stride + np.arange(self.size)
-        pieces = keras.ops.take(x, places.tolist(), axis=2)  # (B,T,P',size,C)
-        return keras.ops.reshape(pieces, (-1, keras.ops.shape(x)[1], count, width))
+        return unfolded(x, self.size, self.stride, (count, width))
 
     def compute_output_shape(self, shape: Any) -> Any:
         """Return (B,T,P',size*C)."""
@@ -223,3 +219,41 @@ class Unfold(keras.layers.Layer):  # type: ignore[misc] # keras has no types
     def get_config(self) -> dict[str, Any]:
         """Return what __init__ needs."""
         return {**super().get_config(), "size": self.size, "stride": self.stride}
+
+
+def unfolded(x: Any, size: int, stride: int, shape: tuple[int, int]) -> Any:
+    """Cut x (B,T,P) or (B,T,P,C) as Unfold does, into pieces of a `shape` (P',size*C) an event."""
+    if len(x.shape) == 3:
+        x = x[..., None]
+    places = np.arange(shape[0])[:, None] * stride + np.arange(size)
+    pieces = keras.ops.take(x, places.tolist(), axis=2)  # (B,T,P',size,C)
+    return keras.ops.reshape(pieces, (-1, keras.ops.shape(x)[1], *shape))
+
+
+@keras.saving.register_keras_serializable(package="keyfold")
+class RandomGain(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """While training, multiply each row by a factor of its own: (B,T,F) -> (B,T,F).
+
+    The factor's logarithm is normal with that deviation: as loud as it happens to be recorded.
+    """
+
+    def __init__(self, deviation: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.deviation = deviation
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Scale x, or leave it as it is."""
+        if not training:
+            return x
+        shape = (keras.ops.shape(x)[0], 1, 1)
+        drawn = keras.random.normal(shape, 0.0, self.deviation, x.dtype, self.seed_generator)
+        return x * keras.ops.exp(drawn)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """Return the shape unchanged."""
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what __init__ needs."""
+        return {**super().get_config(), "deviation": self.deviation}

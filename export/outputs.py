@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from keyfold.export.errors import SpecError
+from keyfold.export.generation import Generate
+from keyfold.export.text import UNKNOWN_NAME, Text
 
-OutputKind = Literal["regression", "classification", "forecast"]
+OutputKind = Literal["regression", "classification", "forecast", "transcription"]
+Answered = Literal["event", "session"]
+Read = Literal["last", "every"]
+NOTHING = ""  # a transcription's first name: the blank between symbols
 MAX_WINDOW = 2048  # errors kept per key: 8 KiB of its state
 
 
@@ -86,6 +91,28 @@ class Anomaly:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How unlikely an event's symbols are to the model of next symbols, and how much is too much.
+
+    The score is the mean negative log-likelihood of an event's symbols (likelihood.py).
+    """
+
+    threshold: float  # a score above it is flagged, in nats per symbol
+    rate: float  # share of the validation events above it: where the threshold comes from
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < math.inf or not 0 <= self.rate <= 1:
+            raise SpecError(
+                "outputs.likelihood: expected a threshold of at least 0 and a rate from 0 to 1, "
+                f"got {self.threshold} and {self.rate}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's form."""
+        return {"threshold": self.threshold, "rate": self.rate}
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """Which values of which later events of the key the outputs are."""
 
@@ -148,24 +175,109 @@ class Forecast:
 class OutputSpec:
     """What the model's output row of O numbers means."""
 
-    kind: OutputKind  # values in label units, probabilities, or values of later events
-    names: tuple[str, ...]  # regression, forecast: a name per output; classification: a label each
+    # values in label units, probabilities (of labels; of blank and symbols), or of later events
+    kind: OutputKind
+    # regression, forecast: a name per output; classification: a label each; transcription: NOTHING,
+    names: tuple[str, ...]  # then a symbol each
     forecast: Forecast | None = None  # kind "forecast": which output is which
     anomaly: Anomaly | None = None  # kind "forecast": how events are scored; None: they are not
+    top: int = 0  # classification: labels whose probabilities are written; 0: all, as a list
+    likelihood: Likelihood | None = None  # next symbols: how texts are scored; None: they are not
+    generate: Generate | None = None  # symbols: how events are answered; None: they are not
+    target: Text | None = None  # generate: whose symbols; None: those of the text that is read
+    answers: Answered = "event"  # every event is answered, or every session where it ends
+    read: Read = "last"  # of an event of several steps: its last output counts, or every one
+    delay: int = 0  # look-ahead: an answer is about the event so many before its cause
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(OutputKind):
             raise SpecError(
-                "outputs.kind: expected 'regression', 'classification' or 'forecast', "
-                f"got {self.kind!r}"
+                "outputs.kind: expected 'regression', 'classification', 'forecast' or "
+                f"'transcription', got {self.kind!r}"
             )
-        least = 2 if self.kind == "classification" else 1
+        least = 2 if self.kind in ("classification", "transcription") else 1
         if len(self.names) < least or len(set(self.names)) != len(self.names):
             raise SpecError(
                 f"outputs.names: expected at least {least} distinct names for {self.kind}, "
                 f"got {list(self.names)}"
             )
+        self._check_transcription()
         self._check_forecast()
+        self._check_classes()
+        self._check_generate()
+        self._check_answers()
+
+    def _check_transcription(self) -> None:
+        if self.kind != "transcription":
+            return
+        if self.names[0] != NOTHING or not all(self.names[1:]):
+            raise SpecError(
+                "outputs.names: expected an empty name for the blank, then symbols, for "
+                f"transcription, got {list(self.names)}"
+            )
+        if not self.is_straight:
+            raise SpecError(
+                "outputs.kind: expected answers = 'event', read = 'last' and no delay with "
+                "'transcription': a symbol is told at the event where it is recognised"
+            )
+
+    def _check_answers(self) -> None:
+        if self.answers not in get_args(Answered):
+            raise SpecError(f"outputs.answers: expected 'event' or 'session', got {self.answers!r}")
+        if self.read not in get_args(Read):
+            raise SpecError(f"outputs.read: expected 'last' or 'every', got {self.read!r}")
+        delay: object = self.delay
+        if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
+            raise SpecError(f"outputs.delay: expected 0 or more events, got {delay!r}")
+        used = [f"outputs.answers = {self.answers!r}"] if self.answers != "event" else []
+        used += [f"outputs.read = {self.read!r}"] if self.read != "last" else []
+        used += [f"outputs.delay = {self.delay}"] if self.delay else []
+        if len(used) > 1:
+            raise SpecError(f"outputs: expected one of {' and '.join(used)}, got both")
+        if used and self.kind not in ("regression", "classification"):
+            raise SpecError(f"{used[0]}: expected regression or classification, got {self.kind!r}")
+        others: dict[str, object] = {"likelihood": self.likelihood, "generate": self.generate}
+        if used and (given := [name for name, one in others.items() if one is not None]):
+            raise SpecError(f"{used[0]}: expected no outputs.{given[0]} with it, got one")
+
+    @property
+    def describes_others(self) -> bool:
+        """Whether a prediction may be about another event than the one that caused it."""
+        return self.answers != "event" or self.delay > 0
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether each event causes one prediction, about itself."""
+        several = self.read == "every" or self.generate is not None
+        return not self.describes_others and not several
+
+    def _check_classes(self) -> None:
+        top: object = self.top
+        most = len(self.names) if self.kind == "classification" else 0
+        if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= most:
+            raise SpecError(f"outputs.top: expected 0 to {most} for {self.kind}, got {top!r}")
+        if self.likelihood is not None and self.kind != "classification":
+            raise SpecError(
+                f"outputs.likelihood: expected for next symbols alone, got {self.kind!r}"
+            )
+
+    def _check_generate(self) -> None:
+        generate = self.generate
+        if generate is None:
+            if self.target is not None:
+                raise SpecError("outputs.target: expected outputs.generate with it, got none")
+            return
+        if self.kind != "classification" or self.top or self.likelihood is not None:
+            raise SpecError(
+                "outputs.generate: expected next symbols alone, without top and likelihood, got "
+                f"{self.kind}"
+            )
+        if generate.until not in self.names or generate.until == UNKNOWN_NAME:
+            raise SpecError(
+                f"outputs.generate.until: expected one of the symbols, got {generate.until!r}"
+            )
+        if self.target is not None and self.names != self.target.names:
+            raise SpecError("outputs.names: expected the symbols of outputs.target, got others")
 
     def _check_forecast(self) -> None:
         forecast, anomaly = self.forecast, self.anomaly
@@ -205,15 +317,38 @@ class OutputSpec:
             data["forecast"] = self.forecast.to_json()
         if self.anomaly is not None:
             data["anomaly"] = self.anomaly.to_json()
+        if self.top:
+            data["top"] = self.top
+        if self.likelihood is not None:
+            data["likelihood"] = self.likelihood.to_json()
+        if self.generate is not None:
+            data["generate"] = self.generate.to_json()
+        if self.target is not None:
+            data["target"] = self.target.to_json()
+        if self.answers != "event":
+            data["answers"] = self.answers
+        if self.read != "last":
+            data["read"] = self.read
+        if self.delay:
+            data["delay"] = self.delay
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OutputSpec:
         """Read the manifest's form."""
         forecast, anomaly = data.get("forecast"), data.get("anomaly")
+        likelihood, generate = data.get("likelihood"), data.get("generate")
+        target = data.get("target")
         return cls(
             data["kind"],
             tuple(data["names"]),
             None if forecast is None else Forecast.from_json(forecast),
             None if anomaly is None else Anomaly.from_json(anomaly),
+            top=data.get("top", 0),
+            likelihood=None if likelihood is None else Likelihood(**likelihood),
+            generate=None if generate is None else Generate.from_json(generate),
+            target=None if target is None else Text.from_json(target),
+            answers=data.get("answers", "event"),
+            read=data.get("read", "last"),
+            delay=data.get("delay", 0),
         )

@@ -10,8 +10,11 @@ The function takes the number of units and returns a Keras cell: a layer with `s
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -69,12 +72,11 @@ class OwnCell(keras.layers.Layer):  # type: ignore[misc] # keras has no types
 
 def load_cell(source: str, units: int) -> Any:
     """Make the cell that "package.module:function" names. Raises CellError."""
-    problem = f"model.cell: expected an importable 'package.module:function', got {source!r}"
     module, _, function = source.partition(":")
     try:
         made: Any = getattr(importlib.import_module(module), function)(units)
     except Exception as error:  # the seam: this runs code that is not ours
-        raise CellError(f"{problem}: {error}; is its folder in PYTHONPATH?") from error
+        raise CellError(f"{_expected(source)}: {error}; is its folder in PYTHONPATH?") from error
     if not isinstance(made, keras.layers.Layer) or not hasattr(made, "state_size"):
         raise CellError(
             f"model.cell: {source}: expected a Keras layer with state_size and output_size, "
@@ -83,6 +85,25 @@ def load_cell(source: str, units: int) -> Any:
     if not hasattr(made, "output_size"):
         raise CellError(f"model.cell: {source}: expected output_size beside state_size, got none")
     return made
+
+
+def source_sha256(source: str) -> str:
+    """Return the SHA-256 of the file that "package.module:function" stands in, "": it has none.
+
+    What that file imports is not looked at. Raises CellError.
+    """
+    module = source.partition(":")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise CellError(f"{_expected(source)}: {error}; is its folder in PYTHONPATH?") from error
+    if found is None or not found.has_location or found.origin is None:
+        return ""
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+
+
+def _expected(source: str) -> str:
+    return f"model.cell: expected an importable 'package.module:function', got {source!r}"
 
 
 class OneStep:

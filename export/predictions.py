@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from keyfold.export.outputs import Anomaly, Forecast, OutputSpec
+from keyfold.export.outputs import Anomaly, Forecast, Likelihood, OutputSpec
 
 # A prediction carries its key twice, and must fit a topic's default limit of 1 MiB.
 MAX_KEY_BYTES = 64 * 1024
+SHOWN_KEYS = 1 << 14  # remembered as JSON: the same keys come again and again
 
 
 def why_no_key(key: bytes | None) -> str | None:
@@ -38,12 +41,15 @@ def key_fragment(key: bytes) -> bytes:
         return b'"key_b64":' + msgspec.json.encode(key)  # msgspec writes bytes as base64
 
 
+_shown = lru_cache(SHOWN_KEYS)(key_fragment)
+
+
 @dataclass(frozen=True, slots=True)
 class Caused:
     """What caused N predictions and which events they describe, column by column."""
 
     offsets: Sequence[int] | NDArray[np.int64]  # of the records that caused them
-    keys: Sequence[bytes]  # key_fragment() of the records' keys
+    keys: Sequence[bytes]  # of the records
     times_ms: Sequence[int] | NDArray[np.int64]  # event times of the events they describe
     steps: Sequence[int] | NDArray[np.int64]  # of the key at that event: 1 at its first one
     gaps: Sequence[bool] | None = None  # the key's history may miss lost events; None: nowhere
@@ -52,6 +58,14 @@ class Caused:
     lasts: Sequence[bool] | None = (
         None  # whether it is its cause's last; None: each is the only one
     )
+
+    def only(self, rows: Sequence[int]) -> Caused:
+        """Return some rows of it."""
+
+        def of(column: Any) -> Any:
+            return None if column is None else [column[row] for row in rows]
+
+        return Caused(*(of(getattr(self, name)) for name in self.__slots__))
 
 
 class PredictionEncoder:
@@ -92,7 +106,8 @@ class PredictionEncoder:
         )
         abouts = offsets if caused.abouts is None else np.asarray(caused.abouts, np.int64).tolist()
         indexes = [0] * len(offsets) if caused.indexes is None else caused.indexes
-        columns = (offsets, indexes, abouts, caused.keys, times_ms, outputs, steps)
+        shown = map(_shown, caused.keys)
+        columns = (offsets, indexes, abouts, shown, times_ms, outputs, steps)
         payloads = [
             form % (offset, index, about, key, time, output, steps, true if steps == 1 else false)
             for offset, index, about, key, time, output, steps in zip(*columns, strict=True)
@@ -107,13 +122,18 @@ class PredictionEncoder:
         self, y: NDArray[np.float32], scores: NDArray[np.float32] | None = None
     ) -> list[bytes]:
         """Write each row of y (N,O) as the prediction's "output" object."""
-        rows = _texts(y)
         if self._outputs.kind == "classification":
-            labels = self._labels
+            classes = self._top(y) if self._outputs.top else self._all(y)
+            if scores is None or self._outputs.likelihood is None:
+                return [one + b"}" for one in classes]
+            surprises = _surprises(self._outputs.likelihood, scores)
             return [
-                b'{"label":%b,"probabilities":[%b]}' % (labels[best], row)
-                for best, row in zip(y.argmax(axis=1).tolist(), rows, strict=True)
+                one + b',"anomaly":' + surprise + b"}"
+                for one, surprise in zip(classes, surprises, strict=True)
             ]
+        if self._outputs.kind == "transcription":
+            return self._recognised(y, scores)
+        rows = _texts(y)
         if self._outputs.kind == "forecast":
             written = [self._form % tuple(row.split(b",")) for row in rows]
             if scores is None or self._anomaly is None:
@@ -129,6 +149,39 @@ class PredictionEncoder:
         members = [label.replace(b"%", b"%%") + b":%b" for label in self._labels]
         form = b"{" + b",".join(members) + b"}"
         return [form % tuple(row.split(b",")) for row in rows]
+
+    def _all(self, y: NDArray[np.float32]) -> list[bytes]:
+        """Write each row's label and all probabilities, without the last brace."""
+        labels = self._labels
+        return [
+            b'{"label":%b,"probabilities":[%b]' % (labels[best], row)
+            for best, row in zip(y.argmax(axis=1).tolist(), _texts(y), strict=True)
+        ]
+
+    def _top(self, y: NDArray[np.float32]) -> list[bytes]:
+        """Write each row's label and its largest probabilities, without the last brace."""
+        labels, places = self._labels, largest(y, self._outputs.top)
+        member = b'{"label":%b,"probability":%b}'
+        written = []
+        rows = _texts(np.take_along_axis(y, places, axis=1))
+        for row, numbers in zip(rows, places.tolist(), strict=True):
+            pairs = zip(numbers, row.split(b","), strict=True)
+            top = b",".join([member % (labels[number], text) for number, text in pairs])
+            written.append(b'{"label":%b,"top":[%b]' % (labels[numbers[0]], top))
+        return written
+
+    def _recognised(
+        self, y: NDArray[np.float32], scores: NDArray[np.float32] | None
+    ) -> list[bytes]:
+        """Write each row's new symbol, null for none, and how probable its best column is."""
+        if scores is None:
+            raise RuntimeError("expected the symbols that were recognised, got none")
+        shown = [b"null", *self._labels[1:]]
+        symbols = scores[:, 0].astype(np.int64).tolist()
+        return [
+            b'{"symbol":%b,"probability":%b}' % (shown[symbol], text)
+            for symbol, text in zip(symbols, _texts(y.max(axis=1, keepdims=True)), strict=True)
+        ]
 
     def _anomalies(self, anomaly: Anomaly, scores: NDArray[np.float32]) -> list[bytes]:
         """Write each row of scores (N,S) as the member "anomaly"."""
@@ -152,6 +205,34 @@ class PredictionEncoder:
                 )
             )
         return written
+
+
+def largest(y: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Return the columns of each row's `count` largest numbers, falling: (N,O) -> (N,count).
+
+    Of equal numbers the first column comes first, as argmax has it.
+    """
+    columns = y.shape[1]
+    least = np.partition(y, columns - count, axis=1)[:, columns - count, None]
+    chosen = y >= least
+    # More than were asked for where several are equal to the least of them: the first ones stay.
+    for row in np.flatnonzero(chosen.sum(axis=1) > count).tolist():
+        equal = np.flatnonzero(y[row] == least[row])
+        spare = int(chosen[row].sum()) - count
+        chosen[row, equal[len(equal) - spare :]] = False
+    places = np.nonzero(chosen)[1].reshape(len(y), count)
+    order = np.argsort(-np.take_along_axis(y, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
+
+
+def _surprises(likelihood: Likelihood, scores: NDArray[np.float32]) -> list[bytes]:
+    """Write each row of scores (N,2) as the member "anomaly"."""
+    written = []
+    for text, score in zip(_texts(scores), scores[:, 0].tolist(), strict=True):
+        flag = b"true" if score > likelihood.threshold else b"false"  # of NaN false
+        mean, worst = text.split(b",")
+        written.append(b'{"score":%b,"worst":%b,"flag":%b}' % (mean, worst, flag))
+    return written
 
 
 def _texts(rows: NDArray[np.float32]) -> list[bytes]:

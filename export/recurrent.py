@@ -50,6 +50,11 @@ def state_names(layer: Any) -> tuple[str, ...]:
     return STATES[OPERATORS[type(layer).__name__]]
 
 
+def is_bounded(layer: Any) -> bool:
+    """Tell whether a layer's states stay finite whatever comes, as those of squashed sums do."""
+    return "relu" not in _activation_names(layer)
+
+
 def check(layer: Any) -> None:
     """Raise ConvertError where a layer is set up in a way that cannot be stepped or fused."""
     for setting, expected in (
@@ -94,8 +99,22 @@ def fuse(layer: Any, number: int) -> Fused:
 
 
 def fuse_inner(layer: Any, number: int) -> Fused:
-    """Translate recurrent layer `number` that goes through windows (N,W,I) from zeros to (N,H)."""
+    """Translate recurrent layer `number` that goes through windows (N,W,I) from zeros to (N,H).
+
+    With return_sequences to (N,W,H).
+    """
     n = number
+    if layer.return_sequences:
+        return Fused(
+            [
+                helper.make_node("Transpose", [f"tap{n}"], [f"tap{n}_t"], perm=[1, 0, 2]),
+                _operator(layer, n, [], [f"Y{n}"]),
+                helper.make_node("Squeeze", [f"Y{n}", AXIS1], [f"Y{n}_t"]),
+                helper.make_node("Transpose", [f"Y{n}_t"], [f"gap{n}"], perm=[1, 0, 2]),
+            ],
+            _constants(layer, n),
+            [],
+        )
     nodes = [
         helper.make_node("Transpose", [f"tap{n}"], [f"tap{n}_t"], perm=[1, 0, 2]),
         _operator(layer, n, [], ["", f"Y{n}"], "reverse" if layer.go_backwards else "forward"),

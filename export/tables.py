@@ -20,6 +20,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -176,7 +177,11 @@ def _csv(path: Path, form: TableForm, broken: Broken | None) -> Iterator[Row]:
     read = cell_reader(form)
     csv.field_size_limit(LONGEST_TEXT if form.text else LONGEST_CELL)
     with _open(path) as stream, io.TextIOWrapper(stream, encoding, errors, newline="") as text:
-        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        first = next(text, "")
+        # Blanks are part of a text, unless the file has one behind each separator, as its first
+        # line shows. Other cells are stripped in any case.
+        spaced = not form.text or f"{separator} " in first
+        rows = csv.reader(chain([first], text), delimiter=separator, skipinitialspace=spaced)
         names = _names(path, next(rows, []), form.encoding)
         number = 0
         for cells in rows:

@@ -6,6 +6,7 @@ is needed to serve (training/vocabulary.py uses one to learn merges). Knows no r
 models. Called by decode.py, by training/learned.py and by whoever shows a bundle.
 
 Numbers: 0 is the end symbol that closes every event, 1 the unknown symbol, the vocabulary follows.
+A text of a `width` is one step: a row of so many symbols, with the end symbol in places left over.
 Texts are tokenized over fixed character classes, not over Unicode's tables, which differ between
 versions of Python; only `lower` uses them.
 """
@@ -25,11 +26,13 @@ from numpy.typing import NDArray
 from keyfold.export.errors import Reject, SpecError
 
 Tokenizer = Literal["byte", "char", "word", "bpe"]
+Keep = Literal["first", "last"]
 END, UNKNOWN, FIRST = 0, 1, 2  # the end symbol, the unknown one, the first of the vocabulary
 END_NAME, UNKNOWN_NAME = "<end>", "<unknown>"
 BYTES = 256
 MAX_SYMBOLS = 16_384  # of an event, unless the bundle says otherwise: 64 pages of a book
 MOST_SYMBOLS = 1 << 24  # of a vocabulary: float32 holds no larger number exactly
+MOST_WIDTH = 1024  # symbols of an event that is one step: that many columns
 _BLANKS, _MARKS = r" \t\n\r\f\v", r"!-/:-@\[-`{-~"  # ASCII's white space and punctuation
 # A word is a run of anything but blanks and marks; each mark is a word too.
 WORDS = re.compile(rf"[^{_BLANKS}{_MARKS}]+|[{_MARKS}]")
@@ -55,6 +58,8 @@ class Text:
     merges: tuple[tuple[int, int], ...] = ()  # bpe: pairs of symbols; the n-th becomes 258 + n
     lower: bool = False  # texts are put into lower case first
     max_symbols: int = MAX_SYMBOLS  # of an event, the end symbol not counted; more: a reject
+    width: int = 0  # an event is one step, its text so many columns; 0: a step for each symbol
+    keep: Keep = "first"  # of a text longer than `width`: its first or its last symbols
 
     def __post_init__(self) -> None:
         if not self.field:
@@ -78,6 +83,7 @@ class Text:
         most: object = self.max_symbols
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise SpecError(f"features.text.max_symbols: expected at least 1, got {most!r}")
+        self._check_width()
         if self.size > MOST_SYMBOLS:
             raise SpecError(
                 f"features.text: expected at most {MOST_SYMBOLS:,} symbols, got {self.size:,}"
@@ -91,6 +97,29 @@ class Text:
                     f"features.text.merges: number {number}: expected two earlier symbols "
                     f"({FIRST} to {known + number - 1}), got {list(pair)}"
                 )
+
+    def _check_width(self) -> None:
+        width: object = self.width
+        whole = isinstance(width, int) and not isinstance(width, bool)
+        if not (whole and (width == 0 or 2 <= self.width <= MOST_WIDTH)):
+            raise SpecError(f"features.text.width: expected 0, or 2 to {MOST_WIDTH}, got {width!r}")
+        if self.keep not in get_args(Keep) or (self.keep != "first" and not self.width):
+            raise SpecError(
+                "features.text.keep: expected 'first', or with a width 'first' or 'last', got "
+                f"{self.keep!r}"
+            )
+        if self.width and self.max_symbols != MAX_SYMBOLS:
+            raise SpecError(
+                f"features.text.max_symbols: expected {MAX_SYMBOLS}, as without it, where the "
+                f"width says what is kept of a text, got {self.max_symbols}"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of its columns: one for a symbol at a time, or one for each place of the row."""
+        if not self.width:
+            return (self.field,)
+        return tuple(f"{self.field}[{place}]" for place in range(self.width))
 
     @property
     def size(self) -> int:
@@ -115,13 +144,17 @@ class Text:
             data["merges"] = [list(pair) for pair in self.merges]
         if self.lower:
             data["lower"] = True
-        data["max_symbols"] = self.max_symbols
+        if not self.width:
+            return {**data, "max_symbols": self.max_symbols}
+        data["width"] = self.width
+        if self.keep != "first":
+            data["keep"] = self.keep
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Text:
         """Read the manifest's form. Raises SpecError on what this version does not know."""
-        known = {"field", "tokenizer", "symbols", "merges", "lower", "max_symbols"}
+        known = {"field", "tokenizer", "symbols", "merges", "lower", "max_symbols", "width", "keep"}
         if unknown := sorted(set(data) - known):
             raise SpecError(f"features.text: unknown {unknown}")
         merges = tuple((int(one), int(other)) for one, other in data.get("merges", ()))
@@ -147,10 +180,7 @@ class Reader:
         Empty text is the end symbol alone. A text with half a surrogate pair is a reject: it has no
         form as bytes, and no file could hold it.
         """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise Reject("expected a text, got half a surrogate pair in it") from error
+        size = _bytes_of(text)
         most = self._text.max_symbols
         if self._text.tokenizer == "bpe" and size > most * self._longest:
             raise Reject(f"{_TOO_LONG.format(most=most)} more")  # without merging it all
@@ -158,6 +188,30 @@ class Reader:
         if len(symbols) > most:
             raise Reject(f"{_TOO_LONG.format(most=most)} {len(symbols):,}")
         return np.append(symbols, np.float32(END))
+
+    def row(self, text: str) -> Symbols:
+        """Return a text's first or last symbols (width,), with END in places left over.
+
+        Empty text is END everywhere. Raises Reject as `read` does, but for no length.
+        """
+        _bytes_of(text)
+        width, last = self._text.width, self._text.keep == "last"
+        text = text.lower() if self._text.lower else text
+        if self._text.tokenizer in ("byte", "char"):  # a symbol is at most one character
+            text = text[-width:] if last else text[:width]
+        symbols = self._some_pairs(text) if self._text.tokenizer == "bpe" else self._cut(text)
+        symbols = symbols[-width:] if last else symbols[:width]
+        return np.concatenate([symbols, np.full(width - len(symbols), END, np.float32)])
+
+    def _some_pairs(self, text: str) -> Symbols:
+        """Return symbols of byte pairs, no more than the row needs of either end."""
+        chunks, last, found = CHUNKS.findall(text), self._text.keep == "last", list[int]()
+        for chunk in reversed(chunks) if last else chunks:
+            if len(found) >= self._text.width:
+                break
+            more = self._merged(chunk)
+            found = [*more, *found] if last else [*found, *more]
+        return np.array(found, np.float32)
 
     def _bytes(self, text: str) -> Symbols:
         return np.frombuffer(text.encode(), np.uint8).astype(np.float32) + np.float32(FIRST)
@@ -176,9 +230,20 @@ class Reader:
     def _pairs(self, text: str) -> Symbols:
         found: list[int] = []
         for chunk in CHUNKS.findall(text):
-            short = len(chunk) <= MOST_BYTES
-            found += self._remembered(chunk) if short else merged(chunk, self._ranks)
+            found += self._merged(chunk)
         return np.array(found, np.float32)
+
+    def _merged(self, chunk: str) -> tuple[int, ...]:
+        short = len(chunk) <= MOST_BYTES
+        return self._remembered(chunk) if short else merged(chunk, self._ranks)
+
+
+def _bytes_of(text: str) -> int:
+    """Return how many bytes a text has. Raises Reject: it has no form as bytes."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise Reject("expected a text, got half a surrogate pair in it") from error
 
 
 def texts_of(symbols: Symbols, lengths: NDArray[np.int64], wanted: NDArray[np.bool_]) -> list[str]:

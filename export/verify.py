@@ -9,8 +9,8 @@ bundle holds no record of anybody. Called by cli.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import TOLERANCE, Bundle, Golden, StateSpec
-from keyfold.export.calls import in_calls
+from keyfold.export.calls import Floats, Step, in_calls
 from keyfold.export.errors import BundleError
 from keyfold.export.motion import Motion
+from keyfold.export.states import Tensors
+from keyfold.export.text import END, FIRST
 
 STEPS = 1_200  # carried in each comparison
 ROWS = 8
@@ -32,10 +34,7 @@ GOLDEN_LENGTHS = (48, 1, 17, 33)
 NOISE_FACTOR = 10.0  # of the model's own float32 noise that a graph may differ by
 LARGEST_TOLERANCE = 1e-3  # beyond this, machines of different kinds would disagree visibly
 
-Floats = NDArray[np.float32]
 Reference = Callable[[NDArray[Any]], NDArray[Any]]  # x (B,T,F) -> y (B,T,O), from initial states
-# x (B,T,F), lengths (B,), states -> y (B,T,O), states
-Step = Callable[[Floats, NDArray[np.int32], Mapping[str, Floats]], tuple[Floats, dict[str, Floats]]]
 
 
 class ParityError(BundleError):
@@ -86,6 +85,7 @@ class Model:
     deviation: tuple[float, ...]  # per feature, as learned
     motion: Motion | None = None  # how features move, as learned; None: not known
     symbols: int = 0  # of a text: inputs are numbers of so many symbols; 0: features
+    width: int = 0  # the last so many columns are symbols of one text, behind the features; 0: none
 
 
 def verify(
@@ -105,7 +105,7 @@ def verify(
     expected = model.float32(x)
     scale = max(1.0, float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))))
     noise = float(np.abs(expected - model.float64(x.astype(np.float64))).max())
-    tolerance = _tolerance(noise / scale)
+    tolerance = tolerance_of(noise / scale)
     allowed = tolerance * scale
     min_rows = _smallest_rows(step, states, x)
     runs = [_run(step, states, x, grouping, min_rows) for grouping in GROUPINGS]
@@ -125,7 +125,7 @@ def verify(
     return Proof(tolerance, noise, worst, allowed, STEPS, min_rows, identical, golden)
 
 
-def _tolerance(relative_noise: float) -> float:
+def tolerance_of(relative_noise: float) -> float:
     """Return TOLERANCE, or enough for the model's own noise, rounded up to one digit."""
     if not np.isfinite(relative_noise):
         raise ParityError("model: expected finite outputs, got a difference of nan or infinity")
@@ -143,7 +143,7 @@ def _tolerance(relative_noise: float) -> float:
     return float(f"{math.ceil(wanted / digit) * digit:.0e}")
 
 
-def _same(a: tuple[Floats, dict[str, Floats]], b: tuple[Floats, dict[str, Floats]]) -> bool:
+def _same(a: tuple[Floats, Tensors], b: tuple[Floats, Tensors]) -> bool:
     return np.array_equal(a[0], b[0]) and all(np.array_equal(a[1][n], b[1][n]) for n in a[1])
 
 
@@ -155,7 +155,7 @@ def _smallest_rows(step: Step, states: tuple[StateSpec, ...], x: Floats) -> int:
 
 def _run(
     step: Step, states: tuple[StateSpec, ...], x: Floats, grouping: Grouping, min_rows: int
-) -> tuple[Floats, dict[str, Floats]]:
+) -> tuple[Floats, Tensors]:
     """Run all rows of x (B,T,F) grouped in this way; return y and the states at the end."""
     ys, afters = [], []
     for first in range(0, len(x), grouping.rows):
@@ -171,8 +171,8 @@ def _run(
 
 
 def _run_rows(
-    step: Step, carried: dict[str, Floats], x: Floats, grouping: Grouping
-) -> tuple[Floats, dict[str, Floats]]:
+    step: Step, carried: Tensors, x: Floats, grouping: Grouping
+) -> tuple[Floats, Tensors]:
     ys: list[Floats] = []
     first = 0
     for wanted in (t for steps in repeat(grouping.steps) for t in steps):
@@ -188,12 +188,18 @@ def _run_rows(
     raise AssertionError("repeat() does not end")
 
 
-def _initial(states: tuple[StateSpec, ...], rows: int) -> dict[str, Floats]:
+def _initial(states: tuple[StateSpec, ...], rows: int) -> Tensors:
     return {s.input: np.full((rows, *s.dims), s.initial, np.float32) for s in states}
 
 
 def _draw_inputs(draw: np.random.Generator, model: Model, rows: int, steps: int) -> Floats:
     """Return features (B,T,F) that wander about their means, as real ones do, or symbols."""
+    if model.width:
+        texts = _draw_texts(draw, model, (rows, steps, model.width))
+        if not model.mean:
+            return texts
+        features = _draw_inputs(draw, replace(model, width=0, symbols=0), rows, steps)
+        return np.concatenate([features, texts], axis=2)
     if model.symbols:
         return draw.integers(0, model.symbols, (rows, steps, 1)).astype(np.float32)
     if model.motion is not None:
@@ -202,6 +208,13 @@ def _draw_inputs(draw: np.random.Generator, model: Model, rows: int, steps: int)
     for t in range(1, steps):  # neighbours correlate by 0.8, the variance stays 1
         noise[:, t] = 0.8 * noise[:, t - 1] + 0.6 * noise[:, t]
     return (np.array(model.mean) + np.array(model.deviation) * noise).astype(np.float32)
+
+
+def _draw_texts(draw: np.random.Generator, model: Model, shape: tuple[int, int, int]) -> Floats:
+    """Return rows of symbols (B,T,N) of any length, the empty text and a full row among them."""
+    symbols = draw.integers(min(FIRST, model.symbols - 1), model.symbols, shape)
+    lengths = draw.integers(0, model.width + 1, (*shape[:2], 1))
+    return np.where(np.arange(model.width) < lengths, symbols, END).astype(np.float32)
 
 
 def _golden(step: Step, states: tuple[StateSpec, ...], x: Floats) -> Golden:
@@ -213,8 +226,13 @@ def _golden(step: Step, states: tuple[StateSpec, ...], x: Floats) -> Golden:
     return Golden(x, lengths, y)
 
 
+def opened(graph: bytes, states: tuple[StateSpec, ...]) -> Step:
+    """Return a graph as a function, run by ONNX Runtime as the worker runs it."""
+    return _step(_session(graph), states)
+
+
 def check_bundle(bundle: Bundle) -> float:
-    """Load a written bundle's graph and replay its golden sequences, as a worker does at start.
+    """Load a written bundle's graphs and replay its golden sequences, as a worker does at start.
 
     Returns the largest difference. Raises BundleError.
     """
@@ -222,7 +240,16 @@ def check_bundle(bundle: Bundle) -> float:
     session = _session(bundle.step_path.read_bytes())
     contract.check_signature(bundle, _names(session.get_inputs()), _names(session.get_outputs()))
     # The golden sequences are several, so that min_rows is met.
-    return contract.check_golden(bundle, _step(session, manifest.states))
+    step = _step(session, manifest.states)
+    worst = contract.check_golden(bundle, step)
+    if manifest.decode is None:
+        return worst
+    session = _session(bundle.decode_path.read_bytes())
+    contract.check_decode_signature(
+        bundle, _names(session.get_inputs()), _names(session.get_outputs())
+    )
+    decode = _step(session, manifest.decode.states)
+    return max(worst, contract.check_answers(bundle, step, decode))
 
 
 def _names(values: Any) -> dict[str, tuple[str, list[Any]]]:
@@ -239,9 +266,7 @@ def _session(graph: bytes) -> Any:
 def _step(session: Any, states: tuple[StateSpec, ...]) -> Step:
     names = ["y", *(state.output for state in states)]
 
-    def step(
-        x: Floats, lengths: NDArray[np.int32], carried: Mapping[str, Floats]
-    ) -> tuple[Floats, dict[str, Floats]]:
+    def step(x: Floats, lengths: NDArray[np.int32], carried: Tensors) -> tuple[Floats, Tensors]:
         y, *after = session.run(names, {"x": x, "lengths": lengths, **carried})
         return y, {state.input: value for state, value in zip(states, after, strict=True)}
 

@@ -1,8 +1,10 @@
 """A bidirectional recurrent layer over a window of the last events: its state is a ring of inputs.
 
 Owns that layer. At each event it reads the window forwards and backwards (Schuster and Paliwal
-1997) and gives what both have at their ends; before a key's first event the window holds zeros,
-which are the means of scaled inputs. Called by training (to build) and convert.py (to load).
+1997) and gives what both have at their ends. With look-ahead L it gives what both have at the event
+L before the newest: forwards from the window's beginning up to it, backwards from the newest event
+down to it. Before a key's first event the window holds zeros, which are the means of scaled inputs.
+Called by training (to build) and convert.py (to load).
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras
 
 @keras.saving.register_keras_serializable(package="keyfold")
 class BidirectionalWindow(Stateful):
-    """x (B,T,D) -> (B,T,2*units), or (B,T,units) with merge "sum"."""
+    """x (B,T,D) -> y (B,T,2*units), or (B,T,units) with merge "sum".
+
+    With `look_ahead` y at a step describes the step so many before it.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class BidirectionalWindow(Stateful):
         units: int,
         window: int,
         merge: Literal["concat", "sum"] = "concat",
+        look_ahead: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -36,6 +42,12 @@ class BidirectionalWindow(Stateful):
                 f"BidirectionalWindow: expected a cell among {', '.join(CELLS)}, a window of at "
                 f"least 2 and merge concat or sum, got {cell!r}, {window} and {merge!r}"
             )
+        if not 0 <= look_ahead < window:
+            raise ValueError(
+                f"BidirectionalWindow: expected a look_ahead of 0 to {window - 1}, less than the "
+                f"window, got {look_ahead}"
+            )
+        self.look_ahead = look_ahead
         self.cell, self.units, self.window, self.merge = cell, units, window, merge
         self.forward = CELLS[cell](units, dtype=self.dtype_policy, name="forward")
         self.backward = CELLS[cell](
@@ -70,7 +82,11 @@ class BidirectionalWindow(Stateful):
         x = keras.ops.clip(x, -LARGEST, LARGEST)
         history = joined(states[0], x)
         each = keras.ops.reshape(windows(history, past), (-1, self.window, self.width))
-        forth, back = self.run(self.forward, each), self.run(self.backward, each)
+        before = after = each
+        if self.look_ahead:
+            described = self.window - 1 - self.look_ahead  # its place in the window
+            before, after = each[:, : described + 1], each[:, described:]
+        forth, back = self.run(self.forward, before), self.run(self.backward, after)
         both = forth + back if self.merge == "sum" else keras.ops.concatenate([forth, back], -1)
         width = self.compute_output_shape(x.shape)[-1]
         y = keras.ops.reshape(both, (-1, keras.ops.shape(x)[1], width))
@@ -82,5 +98,5 @@ class BidirectionalWindow(Stateful):
 
     def get_config(self) -> dict[str, Any]:
         """Return what __init__ needs."""
-        names = ("cell", "units", "window", "merge")
+        names = ("cell", "units", "window", "merge", "look_ahead")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -19,11 +19,10 @@ from keyfold.export.errors import Crash
 from keyfold.export.outputs import OutputSpec
 from keyfold.training import run
 from keyfold.training.config import Config
-from keyfold.training.data import build
 from keyfold.training.delayed import with_labels
 from keyfold.training.evaluate import measure, predict
-from keyfold.training.forecast import judge, with_truth
-from keyfold.training.learned import finished
+from keyfold.training.forecast import judge
+from keyfold.training.reread import as_seen, read_for
 from keyfold.training.sources import Chunk
 from keyfold.training.split import Part, split, whole
 
@@ -70,16 +69,8 @@ def compare(
     """Judge both models on the part that the new one was held out from."""
     folder, chunks = earlier
     saved = run.load(folder)
-    log = build(
-        saved.data,
-        chunks,
-        keyed=bool(config.kafka.topic),
-        forecast=saved.forecast,
-        features=saved.features,
-    )
-    log = finished(with_labels(log, config))
-    if saved.outputs.forecast is not None:
-        log = with_truth(log, saved.outputs.forecast)
+    log = read_for(saved, chunks, keyed=bool(config.kafka.topic))
+    log = as_seen(saved, with_labels(log, config))
     parts = split(log.sequences, config.split)
     part = parts.test if parts.test.events else parts.validation
     y = predict(saved.network, whole(log.sequences))
@@ -93,7 +84,8 @@ def _verdict(name: str, new: tuple[Judged, OutputSpec], old: tuple[Judged, Outpu
         raise AgainstError(f"--against: expected a run of kind {kinds[0]!r}, got {kinds[1]!r}")
     if kinds[0] == "forecast":
         return _forecasts(name, new, old)
-    what = "rmse" if kinds[0] == "regression" else "cross_entropy"
+    measures = {"regression": "rmse", "transcription": "symbol_error_rate"}
+    what = measures.get(kinds[0], "cross_entropy")
     found = [measure(list(y), part, spec) for (part, y), spec in (new, old)]
     if what not in found[0] or what not in found[1]:
         raise AgainstError("--against: expected labelled events in the held-out part, got none")

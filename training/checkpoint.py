@@ -170,7 +170,8 @@ def data_sha256(parts: Iterable[Part]) -> str:
     for part in parts:
         digest.update(repr((len(part.sequences), part.counts_from)).encode())
         for sequence in part.sequences:
-            for array in (sequence.x, sequence.labels):
+            said = () if sequence.transcript is None else (sequence.transcript,)
+            for array in (sequence.x, sequence.labels, *said):
                 digest.update(repr(array.shape).encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -19,10 +19,9 @@ from pathlib import Path
 from rich.console import Console
 
 from keyfold.export.errors import Crash
-from keyfold.training.datasets import cmapss, japanese_vowels, smap, smartwatch
+from keyfold.training.settings_fit import WIDE
 
 NEWEST = Path()  # --resume without a run's name
-WIDE = 128  # units from which oneDNN is worth its other last digits
 STDERR = 2  # as C++ writes to it, past sys.stderr
 
 
@@ -133,45 +132,9 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _dataset(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="keyfold-train dataset", description="Turn a public data set into event logs."
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    turbofan = kinds.add_parser(
-        "cmapss", help="NASA turbofan engine degradation (C-MAPSS)", description=cmapss.DOWNLOAD
-    )
-    turbofan.add_argument("folder", type=Path, help="folder with train_FD001.txt (or .gz) etc.")
-    turbofan.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
-    turbofan.add_argument("--subset", default="FD001", help="FD001 (default) to FD004")
-    vowels = kinds.add_parser(
-        "japanese-vowels", help="nine speakers, by utterance", description=japanese_vowels.DOWNLOAD
-    )
-    vowels.add_argument(
-        "folder", type=Path, help="folder with JapaneseVowels_TRAIN.ts and _TEST.ts"
-    )
-    vowels.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
-    satellite = kinds.add_parser(
-        "smap", help="NASA satellite telemetry with anomalies", description=smap.DOWNLOAD
-    )
-    satellite.add_argument("folder", type=Path, help="folder with train/, test/ and the labels")
-    satellite.add_argument("out", type=Path, help="folder for train.jsonl and test.jsonl")
-    watch = kinds.add_parser("smartwatch", help="exercises at a smartwatch, from package seglearn")
-    watch.add_argument("out", type=Path, help="folder for train.jsonl and held_out.jsonl")
-    watch.add_argument(
-        "--hold-out", type=int, nargs="+", default=list(smartwatch.HELD_OUT), metavar="SUBJECT"
-    )
-    given = parser.parse_args(arguments)
-    if given.kind == "cmapss":
-        counts = cmapss.write(given.folder, given.subset, given.out)
-    elif given.kind == "japanese-vowels":
-        counts = japanese_vowels.write(given.folder, given.out)
-    elif given.kind == "smap":
-        counts = smap.write(given.folder, given.out)
-    else:
-        counts = smartwatch.write(given.out, given.hold_out)
-    for name, events in counts.items():
-        print(f"{given.out / name}: {events:,} events")
-    return 0
+    from keyfold.training.datasets.cli import main as dataset
+
+    return dataset(arguments)
 
 
 def _prepare_tensorflow(threads: int, units: tuple[int, ...] = ()) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
+from keyfold.training.moments import deviations
 
 STARTS, ROUNDS = 8, 100  # of k-means, by k-means++ (Arthur and Vassilvitskii 2007)
 MOST_EVENTS = 20_000  # that the search for centres looks at, evenly spread
@@ -62,26 +63,24 @@ def learn_conditions(
     step = -(-len(seen) // MOST_EVENTS)
     centres = _centres(seen[::step], count)
     nearest = _nearest(seen, centres)
-    means, deviations = np.tile(mean, (count, 1)), np.tile(spread, (count, 1))
+    means, spreads = np.tile(mean, (count, 1)), np.tile(spread, (count, 1))
     others = np.setdiff1d(np.arange(x.shape[1]), at)
     for number in range(count):
         mine = x[nearest == number][:, others]
         means[number, others] = mine.mean(axis=0)
-        deviations[number, others] = _deviation(mine, means[number, others])
+        spreads[number, others] = _deviation(mine, means[number, others])
     return Conditions(
         columns,
         tuple(spread[at].tolist()),
         *(
             tuple(map(tuple, rows.tolist()))
-            for rows in (centres * spread[at] + mean[at], means, deviations)
+            for rows in (centres * spread[at] + mean[at], means, spreads)
         ),
     )
 
 
 def _deviation(x: Numbers, mean: Numbers) -> Numbers:
-    deviation = np.sqrt(np.square(x - mean).mean(axis=0))
-    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))  # float32 noise of a constant
-    return np.where(constant, 1.0, deviation)
+    return deviations(np.square(x - mean).mean(axis=0), mean)
 
 
 def _centres(seen: Numbers, count: int) -> Numbers:

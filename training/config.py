@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,12 @@ from keyfold.export import settings
 from keyfold.export.connection import Connection, Security
 from keyfold.export.settings import SettingsError
 from keyfold.export.tables import is_csv
+from keyfold.export.text import Text as TextSpec
 from keyfold.training.settings_data import Data, Forecast, Labels
-from keyfold.training.settings_fit import Fit
+from keyfold.training.settings_fit import WIDE, Fit
+from keyfold.training.settings_generate import Generate
 from keyfold.training.settings_model import Model
+from keyfold.training.settings_outputs import Outputs
 from keyfold.training.settings_text import Text
 
 __all__ = [
@@ -27,9 +30,11 @@ __all__ = [
     "Data",
     "Fit",
     "Forecast",
+    "Generate",
     "Kafka",
     "Labels",
     "Model",
+    "Outputs",
     "SettingsError",
     "Split",
     "Text",
@@ -37,6 +42,7 @@ __all__ = [
 ]
 
 PREFIX = "KEYFOLD_TRAIN_"
+WHOLE = "with data.kind = 'transcription'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,9 @@ class Config:
     fit: Fit = field(default_factory=Fit)  # how
     forecast: Forecast = field(default_factory=Forecast)  # without a label
     text: Text = field(default_factory=Text)  # how data.text becomes symbols
+    target: Text = field(default_factory=Text)  # how data.target_text does
+    generate: Generate = field(default_factory=Generate)  # how events are answered by symbols
+    outputs: Outputs = field(default_factory=Outputs)  # what predictions hold
     labels: Labels = field(default_factory=Labels)  # labels that come later, in a log of their own
     kafka: Kafka = field(default_factory=Kafka)  # another source than files
     security: Security = field(default_factory=Security)  # how that Kafka is reached
@@ -115,7 +124,12 @@ class Config:
                 f"data.label: expected labels.files or data.files with packed records, which hold "
                 f"no {data.label!r}"
             )
+        self._check_fused()
         self._check_text()
+        self._check_transcription()
+        self._check_outputs()
+        self._check_pairs()
+        self._check_answers()
         if data.label and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
         if self.labels.files and not data.label:
@@ -129,21 +143,142 @@ class Config:
                     "the model does not see its value"
                 )
 
+    def _check_answers(self) -> None:
+        """Refuse answers about other events, or at every symbol, where they mean nothing."""
+        data, outputs, steps = self.data, self.outputs, self.data.text and not self.text.width
+        used = "outputs.answers = 'session'" if outputs.answers == "session" else ""
+        used = used or ("model.look_ahead" if self.model.look_ahead else "")
+        if used and data.kind not in ("regression", "classification"):
+            raise SettingsError(f"{used}: expected data.label, a number or a class, with it")
+        if used and (outputs.read == "every" or (outputs.answers != "event" and self.model.delay)):
+            raise SettingsError(
+                f"{used}: expected it alone, without model.look_ahead and outputs.read = 'every'"
+            )
+        if self.model.look_ahead and steps:
+            raise SettingsError("model.look_ahead: expected no data.text whose symbols are steps")
+        if outputs.answers == "session" and not data.events().ends:
+            raise SettingsError(
+                "outputs.answers: expected data.end_field, data.reset_after_s or data.tombstone = "
+                "'reset' with 'session', got none: no session would ever end"
+            )
+        if outputs.read == "every" and (not steps or self.generate != Generate()):
+            raise SettingsError(
+                "outputs.read: expected data.text, without text.width and [generate], with 'every'"
+            )
+
+    def _check_fused(self) -> None:
+        """Refuse fit.fused where no layer is one that it computes."""
+        model = self.model
+        plain = model.cell == "lstm" and model.family not in ("transformer", "bidirectional")
+        if self.fit.fused and (not plain or min(model.units) >= WIDE or model.recurrent_dropout):
+            raise SettingsError(
+                f"fit.fused: expected LSTM layers below {WIDE} units without "
+                f"model.recurrent_dropout, got family {model.family!r}, cell {model.cell!r}, units "
+                f"{list(model.units)}, recurrent_dropout {model.recurrent_dropout:g}"
+            )
+
+    def _check_transcription(self) -> None:
+        """Refuse what would take a sequence apart: its symbols are known for all of it only."""
+        if self.data.kind != "transcription":
+            return
+        if self.split.by != "key":
+            raise SettingsError(f"split.by: expected 'key' {WHOLE}, got {self.split.by!r}")
+        if self.labels.files:
+            raise SettingsError(f"labels.files: expected none {WHOLE}: it stands in the events")
+        for name in ("stretch", "random_start", "skip_first"):
+            if getattr(self.fit, name):
+                raise SettingsError(f"fit.{name}: expected 0 {WHOLE}: sequences stay whole")
+        if self.data.text and not self.text.width:
+            raise SettingsError(f"data.text: expected features {WHOLE}, or text.width beside them")
+
     def _check_text(self) -> None:
-        if self.data.text and self.model.tokens:
+        data, width = self.data, self.text.width if self.data.text else 0
+        if data.text and self.model.tokens:
             raise SettingsError("model.tokens: expected none with data.text: symbols are counted")
-        if not self.data.text and self.model.embedding and not self.model.tokens:
+        if not data.text and self.model.embedding and not self.model.tokens:
             raise SettingsError(
                 "model.embedding: expected it and tokens positive together, or both 0, got "
                 f"{self.model.embedding} and 0"
             )
-        if self.data.text and self.forecast != Forecast():
-            raise SettingsError(f"[forecast]: expected none with data.text = {self.data.text!r}")
-        if self.data.text and (self.model.family == "frames" or self.model.input_noise):
-            what = "input_noise = 0" if self.model.input_noise else "another family than 'frames'"
+        if data.text and not data.features and self.forecast != Forecast():
+            raise SettingsError(f"[forecast]: expected none with data.text = {data.text!r}")
+        varied = [n for n in ("input_noise", "input_gain") if getattr(self.model, n)]
+        varied = varied if data.text and not data.features else []
+        if data.text and (self.model.family == "frames" or varied):
+            what = f"{varied[0]} = 0" if varied else "another family than 'frames'"
             raise SettingsError(f"model: expected {what} with data.text: symbols are no readings")
-        if not self.data.text and self.text != Text():
+        if not data.text and self.text != Text():
             raise SettingsError("[text]: expected data.text, the name of the member, with it")
+        if data.text and not width and (data.features or data.since_last):
+            raise SettingsError(
+                "data.features: expected names of features, or one text (data.text), got both: "
+                "with text.width = 32, say, an event's text is read inside its one step"
+            )
+        if width and not data.features and not data.label:
+            raise SettingsError("data.label: expected one, or data.features, with text.width")
+        if not width and self.model.reads_inside:
+            raise SettingsError("model.encoders: expected no setting of theirs without text.width")
+
+    def _check_pairs(self) -> None:
+        """Refuse what has no meaning for a source and its answer, and answers where none are."""
+        data, pairs = self.data, "with data.target_text"
+        is_family = self.model.family == "seq2seq"
+        if is_family != bool(data.target_text):
+            raise SettingsError(
+                f"model.family: expected 'seq2seq' {pairs}, and only there, got "
+                f"{self.model.family!r}"
+            )
+        if self.generate != Generate() and (data.label or data.features or not data.text):
+            raise SettingsError(
+                "[generate]: expected data.text and neither a label nor features with it: an "
+                "event is answered by the symbols that follow"
+            )
+        if self.generate != Generate() and (self.outputs.top or self.outputs.likelihood):
+            raise SettingsError("[generate]: expected neither outputs.top nor outputs.likelihood")
+        if not data.target_text:
+            if self.target != Text():
+                raise SettingsError(f"[target]: expected it {pairs} alone")
+            return
+        if self.split.by != "key":
+            raise SettingsError(f"split.by: expected 'key' {pairs}, got {self.split.by!r}")
+        if self.text.width or self.target.width:
+            raise SettingsError(f"text.width, target.width: expected 0 {pairs}")
+        for name in ("stretch", "random_start", "skip_first"):
+            if getattr(self.fit, name):
+                raise SettingsError(f"fit.{name}: expected 0 {pairs}: pairs stay whole")
+
+    @property
+    def read_text(self) -> TextSpec:
+        """The tokenizer of data.text before anything is learned."""
+        spec = self.text.spec(self.data.text)
+        if not self.data.target_text:
+            return spec
+        # What was read is kept for as many symbols, the end symbol included.
+        return replace(spec, max_symbols=max(1, min(spec.max_symbols, self.model.window - 1)))
+
+    @property
+    def said_text(self) -> TextSpec | None:
+        """The tokenizer of data.target_text before anything is learned; None: there is none."""
+        name = self.data.target_text
+        return self.target.spec(name) if name else None
+
+    def _check_outputs(self) -> None:
+        data = self.data
+        next_symbols = bool(data.text) and not (data.label or data.features or data.target_text)
+        if self.outputs.likelihood and self.outputs.read == "every":
+            raise SettingsError(
+                "outputs.read: expected 'last' with outputs.likelihood, got 'every'"
+            )
+        if self.outputs.likelihood and not next_symbols:
+            raise SettingsError(
+                "outputs.likelihood: expected data.text and neither a label nor features with it: "
+                "a text is scored by a model of its next symbols"
+            )
+        if self.outputs.top and not next_symbols and data.kind != "classification":
+            raise SettingsError(
+                "outputs.top: expected a classification or next symbols with it, got "
+                f"{data.kind or 'forecasts'}"
+            )
 
     @property
     def connection(self) -> Connection:

@@ -21,12 +21,13 @@ from keyfold.export.column_names import LOOKED_AT, absent_names
 from keyfold.export.columns import category_text
 from keyfold.export.errors import Crash
 from keyfold.export.event_spec import NUMERIC_UNITS
-from keyfold.export.events import Decoder, EventSpec, OutputSpec
+from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
 from keyfold.export.tables import is_csv
-from keyfold.export.text import MOST_SYMBOLS, Text, texts_of
+from keyfold.export.text import Text
 from keyfold.export.times import unfolded
 from keyfold.training.config import Config, Data, Forecast
+from keyfold.training.documents import Reader
 from keyfold.training.labels import Aside, Labels
 from keyfold.training.rows import prepared
 from keyfold.training.sequence import Sequence as Sequence
@@ -59,6 +60,8 @@ class EventLog:
     targets: tuple[str, ...] = ()  # fields that `observed` holds
     doubled: int = 0  # rows of files in the second pass of an hour that the time zone has twice
     unknown: tuple[str, ...] = ()  # keys of which data.static has no row
+    transcripts: tuple[tuple[str, ...], ...] = ()  # of a transcription: what labels number
+    target: Text | None = None  # events are pairs of texts: how what answers them is said
     next_symbols: bool = False  # events are texts, and what is predicted is their next symbol
 
     @property
@@ -91,11 +94,12 @@ def read_log(
     chunks = read_chunks(config) if chunks is None else chunks
     keyed = bool(config.kafka.topic)
     if features is None and config.data.text:
-        features = FeatureSpec((), text=config.text.spec(config.data.text))
-    return build(config.data, chunks, keyed=keyed, forecast=config.forecast, features=features)
+        features = spec_of(config.data, config.read_text)
+    log = build(config.data, chunks, keyed=keyed, forecast=config.forecast, features=features)
+    return replace(log, target=config.said_text)
 
 
-def spec_of(data: Data) -> FeatureSpec:
+def spec_of(data: Data, text: Text | None = None) -> FeatureSpec:
     """Return the settings' feature spec, without what training learns."""
     fields = []
     for name in data.features:
@@ -110,12 +114,12 @@ def spec_of(data: Data) -> FeatureSpec:
             standardise = name in data.standardise_by_key
             fields.append(Field(name, missing=missing, standardise=standardise))
     long = LongForm(data.long_name, data.long_value) if data.long_name else None
-    return FeatureSpec(tuple(fields), data.since_last, long)
+    return FeatureSpec(tuple(fields), data.since_last, long, text)
 
 
 def targets_of(data: Data, forecast: Forecast) -> tuple[str, ...]:
     """Return the fields that are forecast; none with a label."""
-    if data.label or data.text:
+    if data.label or not data.features:
         return ()
     aside = {*data.booleans, *data.categories, *data.standardise_by_key}
     found = forecast.fields or tuple(name for name in data.features if name not in aside)
@@ -141,14 +145,14 @@ def build(
     events = data.events()
     targets = targets_of(data, forecast or Forecast())
     # The hook, if any, has been called by `prepared`; a topic's values are JSON by now.
-    decoder = Decoder(replace(events.of_files, decoder=""), _as_bytes(spec), targets)
+    reader = Reader(replace(events.of_files, decoder=""), spec, targets, data.target_text)
     labels = Labels(data, keyed)
     columns = _Columns(data.tombstone == "reset", [{} for _ in data.categories])
     unknown: set[str] = set()
     rows: dict[str, Seq[bytes | None]] = {}  # the first of every source
     for chunk in prepared(chunks, data, unknown):
         rows.setdefault(chunk.source, chunk.values[:LOOKED_AT])
-        columns.add(chunk, decoder, labels)
+        columns.add(chunk, reader, labels)
     # A CSV's first line names all that there can be; of other events some may just lack a member.
     tables = (features is None or bool(data.text)) and not keyed and all(map(is_csv, rows))
     strict = tables and not data.static and not data.decoder
@@ -175,15 +179,9 @@ def build(
         words=tuple(tuple(words) for words in columns.words),
         targets=targets,
         unknown=tuple(sorted(unknown)),
-        next_symbols=bool(data.text and not data.label),
+        transcripts=labels.transcripts,
+        next_symbols=bool(data.text and not (data.label or data.features or data.target_text)),
     )
-
-
-def _as_bytes(spec: FeatureSpec) -> FeatureSpec:
-    """Return how events are decoded at first: a text as its bytes, whatever will be learned."""
-    if spec.text is None:
-        return spec
-    return replace(spec, text=Text(spec.text.field, max_symbols=MOST_SYMBOLS))
 
 
 def _check_members(
@@ -231,6 +229,7 @@ class _Columns:
     observed: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,K), if any
     texts: list[NDArray[np.int32]] = field(default_factory=list)  # per chunk (N,C); -1: missing
     documents: list[str] = field(default_factory=list)  # of events, where an event is a text
+    answers: list[str] = field(default_factory=list)  # likewise, where a text answers it
     names: list[str] = field(default_factory=list)  # history number -> key
     current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest history
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
@@ -238,11 +237,11 @@ class _Columns:
     rejected: int = 0  # of these
     rejects: list[str] = field(default_factory=list)  # the first few, with their place
 
-    def add(self, chunk: Chunk, decoder: Decoder, labels: Labels) -> None:
+    def add(self, chunk: Chunk, reader: Reader, labels: Labels) -> None:
         """Decode a chunk and keep what is good of it."""
-        decoded = decoder.decode(chunk.values, chunk.timestamps_ms)
-        aside = labels.read(chunk)
-        rejects = {**aside.rejects, **decoded.rejects, **chunk.rejects}
+        read = reader.read(chunk.values, chunk.timestamps_ms)
+        decoded, aside = read.rows, labels.read(chunk)
+        rejects = {**aside.rejects, **read.rejects, **chunk.rejects}
         owners = np.full(len(chunk.values), -1, np.int64)
         for row, (key, value) in enumerate(zip(aside.keys, chunk.values, strict=True)):
             self.digest.update(b"%b\0%b\n" % (key or b"", value or b""))
@@ -252,13 +251,13 @@ class _Columns:
                 self._note(f"{chunk.source}, {chunk.places[row]}: {rejects.get(row, 'no key')}")
             else:
                 owners[row] = self._owner(key)
+                if decoded.ends is not None and decoded.ends[row]:
+                    del self.current[key]
         self.records += len(chunk.values)
         good = owners >= 0
-        if decoded.lengths is None:
-            self.x.append(decoded.x[good])
-        else:
-            self.x.append(np.zeros((int(good.sum()), 1), np.float32))
-            self.documents += texts_of(decoded.x[:, 0], decoded.lengths, good)
+        self.x.append(decoded.x[good])
+        self.documents += read.documents(good)
+        self.answers += read.answers(good)
         self.times_ms.append(decoded.times_ms[good])
         self.owners.append(owners[good])
         self.labels.append(aside.labels[good])
@@ -306,7 +305,7 @@ class _Gathered:
         targets = labels.final(np.concatenate(columns.labels))
         observed = np.concatenate(columns.observed) if columns.observed else None
         texts = np.concatenate(columns.texts) if columns.texts else None
-        documents = columns.documents
+        documents, answers = columns.documents, columns.answers
         for name, rows in self._pieces(times_ms, sort):
             yield Sequence(
                 name,
@@ -316,6 +315,7 @@ class _Gathered:
                 None if observed is None else observed[rows],
                 None if texts is None else texts[rows],
                 documents=tuple(map(documents.__getitem__, rows.tolist())) if documents else (),
+                answers=tuple(map(answers.__getitem__, rows.tolist())) if answers else (),
             )
 
     def _pieces(

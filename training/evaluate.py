@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from keyfold.export.events import OutputSpec
 from keyfold.export.outputs import Forecast
+from keyfold.export.text import UNKNOWN
 from keyfold.training.forecast import coverage, flags, judge, score, summary
+from keyfold.training.likelihood import part_scores
 from keyfold.training.model import Network
+from keyfold.training.pairs import pair_windows
 from keyfold.training.split import Part
+from keyfold.training.transcription import measure_symbols
 from keyfold.training.windows import Piece, windows
 
 ROWS, STEPS = 64, 512  # of one call: bounds the memory of long logs
@@ -35,7 +39,9 @@ def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
     found: list[list[NDArray[np.float32]]] = [[] for _ in part.sequences]
     pieces = [Piece(index, 0, 0) for index in range(len(part.sequences))]
     states: list[Any] = []
-    for window in windows(part.sequences, pieces, ROWS, STEPS):
+    are_pairs = bool(part.sequences) and part.sequences[0].is_pair
+    cut = pair_windows(part.sequences, pieces, ROWS) if are_pairs else None
+    for window in cut or windows(part.sequences, pieces, ROWS, STEPS):
         rows = len(window.x)
         states = states or [np.zeros((rows, units), np.float32) for units in network.state_units]
         carried = [np.where(window.fresh[:, None], np.float32(0), state) for state in states]
@@ -52,14 +58,18 @@ def predict(network: Network, part: Part) -> list[NDArray[np.float32]]:
 
 
 def judged(y: NDArray[np.float32], labels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return of probabilities (T,O) whether the label's is the largest, and which it is: (T,2).
+    """Return of probabilities (T,O) the rank of the label's, 0 the largest, and which it is: (T,2).
 
-    Zeros where there is no label.
+    Of equal ones the first comes first. Zeros where there is no label.
     """
     known = np.flatnonzero(~np.isnan(labels))
-    found = np.zeros((len(y), 2), np.float32)
-    found[known, 0] = y.argmax(axis=1)[known] == labels[known]
-    found[known, 1] = y[known, labels[known].astype(np.int64)]
+    found = np.zeros((len(y), JUDGED), np.float32)
+    places = labels[known].astype(np.int64)
+    rows = y if len(known) == len(y) else y[known]
+    mine = rows[np.arange(len(known)), places]
+    before = (rows == mine[:, None]) & (np.arange(y.shape[1]) < places[:, None])
+    found[known, 0] = ((rows > mine[:, None]) | before).sum(axis=1)
+    found[known, 1] = mine
     return found
 
 
@@ -74,8 +84,10 @@ def measure(
     """
     if outputs.forecast is not None:
         return _measure_forecast(y, part, outputs, outputs.forecast)
+    if outputs.kind == "transcription":
+        return measure_symbols(y, part)
     if outputs.kind == "classification":
-        return _measure_classes(y, part)
+        return _measure_classes(y, part, outputs)
     chosen = [
         (got[start:][known], sequence.labels[start:][known])
         for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True)
@@ -98,21 +110,31 @@ def measure(
     return metrics
 
 
-def _measure_classes(y: list[NDArray[np.float32]], part: Part) -> Metrics:
+def _measure_classes(y: list[NDArray[np.float32]], part: Part, outputs: OutputSpec) -> Metrics:
     chosen = []
     for got, sequence, start in zip(y, part.sequences, part.counts_from, strict=True):
         known = np.flatnonzero(~np.isnan(sequence.labels[start:])) + start
         is_judged = sequence.is_next_symbols and got.shape[1] == JUDGED
-        chosen.append((got if is_judged else judged(got, sequence.labels))[known])
+        found = (got if is_judged else judged(got, sequence.labels))[known]
+        if sequence.is_next_symbols:
+            # Whatever the unknown symbol stands for, nobody has foretold it.
+            found[sequence.labels[known] == UNKNOWN, 0] = np.inf
+        chosen.append(found)
     events = sum(map(len, chosen))
     if not events:
         return {"events": 0}
-    right, likelihood = np.concatenate(chosen).T
-    return {
+    ranks, likelihood = np.concatenate(chosen).T
+    metrics: Metrics = {
         "events": events,
-        "accuracy": float(right.mean(dtype=np.float64)),
+        "accuracy": float((ranks == 0).mean(dtype=np.float64)),
         "cross_entropy": float(-np.log(likelihood + 1e-7).mean()),
     }
+    if outputs.top > 1:
+        metrics[f"accuracy_top_{outputs.top}"] = float((ranks < outputs.top).mean())
+    kept = all(got.shape[1] == JUDGED for got in y)
+    if outputs.likelihood is not None and kept and len(scores := part_scores(y, part)):
+        metrics["flagged"] = float((scores[:, 0] > outputs.likelihood.threshold).mean())
+    return metrics
 
 
 def _measure_forecast(
@@ -130,7 +152,13 @@ def _measure_forecast(
 
 
 def naive_metrics(train: Part, part: Part, outputs: OutputSpec) -> Metrics:
-    """Judge what needs no model where a label is named: the training mean, or its usual class."""
+    """Judge what needs no model where a label is named: the training mean, or its usual class.
+
+    Of a transcription: that nothing is said.
+    """
+    if outputs.kind == "transcription":  # of nothing but blanks
+        blank = np.eye(1, len(outputs.names), dtype=np.float32)[0]
+        return measure([np.tile(blank, (len(s), 1)) for s in part.sequences], part, outputs)
     known = np.concatenate([sequence.labels for sequence in train.sequences])
     known = known[~np.isnan(known)]
     if outputs.kind == "regression":

@@ -7,6 +7,7 @@ and sequences, neither files nor metrics for people. Called by the commands and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from keyfold.training.checkpoint import Checkpoint, Snapshot, data_sha256
 from keyfold.training.gradients import Gradients, PassNorms
 from keyfold.training.losses import Loss
 from keyfold.training.model import Network
-from keyfold.training.optimizer import learning_rate
+from keyfold.training.optimizer import learning_rate, way
 from keyfold.training.pieces import shuffled_pieces
 from keyfold.training.settings_fit import Fit
 from keyfold.training.split import Part
@@ -46,6 +47,7 @@ class Watch:
     report: Report = lambda *_: None  # after each pass
     checkpoint: Checkpoint | None = None  # gone on with, if it holds anything
     log: Callable[[int, Mapping[str, float]], None] = lambda *_: None  # numbers by name, per pass
+    clock: Callable[[], float] = time.monotonic  # seconds, for settings.minutes
 
 
 def fit(
@@ -82,6 +84,7 @@ class _Training:
         self._progress = Progress(draw=dict(self._draw.bit_generator.state))
         self._kept: list[Any] = trainer.network.whole.get_weights()
         self._states: list[Any] = []  # carried on within a pass, when it is gone on with
+        self._noted_s = watch.clock()  # when progress.seconds was last brought up to date
 
     def goes_on(self) -> bool:
         """Take up what a checkpoint holds, if there is one."""
@@ -112,7 +115,9 @@ class _Training:
     def is_over(self) -> bool:
         """Whether no pass is left, or none is worth it."""
         done, settings = self._progress.number, self._settings
-        return done >= settings.passes or done - self._progress.best_pass >= settings.patience
+        if done >= settings.passes or done - self._progress.best_pass >= settings.patience:
+            return True
+        return self._is_late()
 
     def go_through_once(self) -> None:
         """Go through the training sequences, judge the weights and keep them if they are best."""
@@ -149,7 +154,8 @@ class _Training:
 
     def _note(self, train_loss: float, validation_loss: float) -> None:
         progress, norms = self._progress, self._trainer.norms.taken()
-        rate = learning_rate(self._settings, progress.number, progress.drops)
+        gone = way(self._settings, progress.number, progress.seconds)
+        rate = learning_rate(self._settings, gone, progress.drops)
         progress.losses.append([train_loss, validation_loss, rate])
         progress.norms.append(asdict(norms))
         is_best = progress.best_pass == progress.number
@@ -166,16 +172,30 @@ class _Training:
         if settings.schedule == "plateau" and since >= settings.decay_after:
             progress.drops, progress.dropped_at = progress.drops + 1, progress.number
 
-    def _window_done(self, number: int, total: Any, states: list[Any]) -> None:
-        checkpoint = self._watch.checkpoint
+    def _is_late(self) -> bool:
+        """Say whether there is a limit of minutes and they are over."""
+        self._tick()
+        return 0 < 60 * self._settings.minutes <= self._progress.seconds
+
+    def _tick(self) -> None:
+        """Bring progress.seconds up to date."""
+        now = self._watch.clock()
+        self._progress.seconds += now - self._noted_s
+        self._noted_s = now
+
+    def _window_done(self, number: int, total: Any, states: list[Any]) -> bool:
+        """Save, if that is due; say whether the pass is to end here."""
+        checkpoint, late = self._watch.checkpoint, self._is_late()
         if checkpoint is not None and checkpoint.is_due():
             self._progress.windows, self._progress.total = number, float(total)
             self._states = states
             self._save()
+        return late
 
     def _save(self) -> None:
         if self._watch.checkpoint is None:
             return
+        self._tick()
         arrays = {f"kept{n}": value for n, value in enumerate(self._kept)}
         arrays |= {f"state{n}": state.numpy() for n, state in enumerate(self._states)}
         variables = self._trainer.variables

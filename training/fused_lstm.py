@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-WIDE = 128  # units from which the loop is as fast
+from keyfold.training.settings_fit import WIDE
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
+from keyfold.export.own_cell import source_sha256
 from keyfold.training import run, show
 from keyfold.training.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 from keyfold.training.config import Config
@@ -48,6 +49,8 @@ def checkpoint_of(folder: Path, config: Config, parent: str) -> Checkpoint:
     libraries = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
     libraries[ONEDNN] = os.environ.get(ONEDNN, "")
     settings = {**config.record(), "library": libraries, "--parent": parent}
+    if ":" in config.model.cell:
+        settings["the file of model.cell"] = source_sha256(config.model.cell)
     return Checkpoint(folder, settings, config.fit.save_every_s)
 
 

@@ -28,6 +28,9 @@ from keyfold.training.sources import Chunk
 LARGEST = float(np.finfo(np.float32).max)
 
 
+SYMBOLS: Any = SCALAR | list[str | int | float | bool | None]  # of a transcription
+
+
 @dataclass(frozen=True, slots=True)
 class Aside:
     """N records' keys and labels. Rows named in `rejects` hold nothing of use."""
@@ -51,7 +54,12 @@ class Labels:
         if not keyed and data.key_field and data.key_field not in paths:
             paths.append(data.key_field)
         self._places = {path: number for number, path in enumerate(paths)}
-        self._members = Members(dict.fromkeys(paths, SCALAR))
+        # Of a transcription: symbols -> number, by first appearance.
+        self._transcripts: dict[tuple[str, ...], int] = {}
+        kinds = dict.fromkeys(paths, SCALAR)
+        if data.kind == "transcription" and self._field:
+            kinds[self._field] = SYMBOLS
+        self._members = Members(kinds)
         self._decode = msgspec.json.Decoder(self._members.row).decode
 
     def read(self, chunk: Chunk) -> Aside:
@@ -112,6 +120,8 @@ class Labels:
             if not abs(label) <= LARGEST:
                 raise Reject(f"field {name!r} overflows float32")
             return float(label)
+        if self._data.kind == "transcription":
+            return float(self._transcript(label))
         text = category_text(label) or ""
         if text not in self._codes:
             if self._data.classes:
@@ -119,9 +129,25 @@ class Labels:
             self._codes[text] = len(self._codes)
         return float(self._codes[text])
 
+    def _transcript(self, label: Any) -> int:
+        """Return the number of the symbols that a label stands for."""
+        name = self._field
+        try:
+            symbols = symbols_of(label, self._data.symbols)
+        except Reject as reject:
+            raise Reject(f"field {name!r}: {reject}") from None
+        if self._data.classes and any(symbol not in self._codes for symbol in symbols):
+            raise Reject(f"field {name!r}: expected symbols of data.classes, got another one")
+        return self._transcripts.setdefault(symbols, len(self._transcripts))
+
+    @property
+    def transcripts(self) -> tuple[tuple[str, ...], ...]:
+        """The symbols that each label's number stands for, of a transcription."""
+        return tuple(self._transcripts)
+
     @property
     def is_usable(self) -> bool:
-        """Whether there is anything to be told apart."""
+        """Whether there is anything to be told apart; of a transcription that is not known yet."""
         return self._data.kind == "regression" or len(self._codes) > 1
 
     def outputs(self) -> OutputSpec:
@@ -139,3 +165,17 @@ class Labels:
         position[[self._codes[name] for name in names]] = np.arange(len(names))
         position[-1] = np.nan  # where NaN, cast to -1 below, ends up
         return position[np.where(np.isnan(labels), -1, labels).astype(np.int64)]
+
+
+def symbols_of(label: Any, how: str) -> tuple[str, ...]:
+    """Return a label's symbols: a list's entries, or the words or characters of a text.
+
+    Raises Reject.
+    """
+    if isinstance(label, list):
+        symbols = [category_text(entry) or "" for entry in label]
+        if not all(symbols):
+            raise Reject("expected symbols, got an empty one or null in the list")
+        return tuple(symbols)
+    text = category_text(label) or ""
+    return tuple(text.split()) if how == "words" else tuple(text)

@@ -17,6 +17,8 @@ from keyfold.export.front import Front
 from keyfold.export.states import cold
 from keyfold.training import vocabulary
 from keyfold.training.data import UNKNOWN, DataError, EventLog, Sequence
+from keyfold.training.documents import with_columns
+from keyfold.training.pairs import paired
 from keyfold.training.settings_text import Text
 from keyfold.training.split import Part
 from keyfold.training.texts import unrolled
@@ -24,15 +26,22 @@ from keyfold.training.texts import unrolled
 MOST_VALUES = 50  # of a category; rarer ones are all zeros, as is a value never seen
 
 
-def learn(log: EventLog, train: Part, settings: Text | None = None) -> EventLog:
+def learn(
+    log: EventLog, train: Part, settings: Text | None = None, said: Text | None = None
+) -> EventLog:
     """Return the log with the feature spec that the training part teaches, and x accordingly.
 
-    `settings`: of the tokenizer, where events are texts.
+    `settings`: of the tokenizer, where events are texts; `said`: of the texts that answer them.
     """
     if (text := log.features.text) is not None:
         texts = (one for sequence in train.sequences for one in sequence.documents)
         text = vocabulary.fit(text, settings or Text(), texts)
-        return finished(replace(log, features=replace(log.features, text=text)))
+        log = replace(log, features=replace(log.features, text=text))
+        if log.target is not None:
+            texts = (one for sequence in train.sequences for one in sequence.answers)
+            log = replace(log, target=vocabulary.fit(log.target, said or Text(), texts))
+        if not log.features.fields:
+            return finished(log)
     fields = tuple(_learned(log, field, train) for field in log.features.fields)
     features = replace(log.features, fields=fields)
     if features == log.features:
@@ -46,14 +55,18 @@ def learn(log: EventLog, train: Part, settings: Text | None = None) -> EventLog:
 def finished(log: EventLog) -> EventLog:
     """Return the log with every sequence run through the front, from a cold state.
 
-    Events that are texts become symbols.
+    Events that are texts become symbols, texts beside fields columns.
     """
-    if log.features.text is not None:
-        return unrolled(log, log.features.text)
-    front = Front.of(log.features)
-    if front is None:
-        return log
-    return replace(log, sequences=tuple(_run(front, sequence) for sequence in log.sequences))
+    if log.features.unrolled is not None:
+        if log.target is not None:
+            return paired(log, log.features.unrolled, log.target)
+        return unrolled(log, log.features.unrolled)
+    if (front := Front.of(log.features)) is not None:
+        log = replace(log, sequences=tuple(_run(front, sequence) for sequence in log.sequences))
+    if (text := log.features.inner) is not None:
+        sequences = tuple(with_columns(sequence, text) for sequence in log.sequences)
+        return replace(log, sequences=sequences)
+    return log
 
 
 def _run(front: Front, sequence: Sequence) -> Sequence:
@@ -118,7 +131,7 @@ def _frequent(log: EventLog, field: Field, train: Part) -> tuple[str, ...]:
 def _columns(sequence: Sequence, log: EventLog, features: FeatureSpec) -> NDArray[np.float32]:
     """Return x with the learned columns in place of the provisional ones."""
     before, after = _places(log.features), _places(features)
-    x = np.zeros((len(sequence), len(features.columns)), np.float32)
+    x = np.zeros((len(sequence), len(features.plain_columns)), np.float32)
     category = 0
     for old, new in zip(log.features.fields, features.fields, strict=True):
         at, to = before[old.name], after[new.name]

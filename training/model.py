@@ -20,18 +20,19 @@ from keyfold.export.bundle import MAX_STATE_BYTES
 from keyfold.export.errors import Crash
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Ahead as AheadLayer
-from keyfold.export.layers import KnownOnly, Tokens
+from keyfold.export.layers import KnownOnly, RandomGain, Tokens
 from keyfold.training.config import Model
 from keyfold.training.data import Sequence
 from keyfold.training.families.bidirectional import bidirectional
 from keyfold.training.families.frames import frames
+from keyfold.training.families.inside import EMBEDDING, read_inside
 from keyfold.training.families.links import Link
 from keyfold.training.families.recurrent import recurrent
+from keyfold.training.families.seq2seq import pairs
 from keyfold.training.families.transformer import transformer
 from keyfold.training.forecast import Ahead
 from keyfold.training.scaling import Scaling, scale_layer
 
-EMBEDDING = 32  # numbers that a text's symbol becomes, unless model.embedding says otherwise
 FAMILIES: dict[str, Callable[[Model], Link]] = {
     "recurrent": recurrent,
     "transformer": transformer,
@@ -59,26 +60,36 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
 
     Raises ModelError, SettingsError or CellError before anything is trained.
     """
-    if scaling.symbols:  # of a text: how many there are was learned
+    return (_of_pairs if settings.family == "seq2seq" else _of_events)(settings, scaling, outputs)
+
+
+def _of_events(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
+    """Build a network that steps over events, or over their symbols."""
+    if scaling.symbols and not scaling.width:  # of a text: how many there are was learned
         embedding = settings.embedding or EMBEDDING
         settings = replace(settings, tokens=scaling.symbols, embedding=embedding)
     before = _entry(settings, scaling, outputs)
-    body = _body(settings, len(scaling.mean))
+    body = _body(settings, scaling.columns)
     head = _head(settings, scaling, outputs)
     ahead = None if scaling.ahead is None else _Forecasting(scaling.ahead, outputs)
     known = KnownOnly(settings.tokens, name="known")
-    x = keras.Input((None, len(scaling.mean)), name="x")
+    x = keras.Input((None, scaling.columns), name="x")
+    event = None  # an event's vector, where it is more than its scaled columns
+    if scaling.width:
+        event = read_inside(settings, scaling.symbols, scaling.width, before, x)
 
     def connect(carried: list[Any] | None) -> tuple[Any, list[Any]]:
-        z = x
-        for layer in before:
+        z = x if event is None else event
+        for layer in before if event is None else ():
             z = layer(z)
         z, after = body(z, carried)
         for layer in head:
             z = layer(z)
-        if settings.embedding:
+        if settings.tokens:
             return known([x, z]), after
-        return (z if ahead is None else ahead(x, before[0](x), z)), after
+        if ahead is None:
+            return z, after
+        return ahead(x, before[0](x) if event is None else event, z), after
 
     whole = keras.Model(x, connect(None)[0], name="keyfold")
     sizes = body.sizes()
@@ -90,6 +101,22 @@ def build(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
     y, after = connect(states)
     stepping = keras.Model([x, *states], [y, *after], name="keyfold_stepping")
     return Network(whole, stepping, sizes, ahead is not None)
+
+
+def _of_pairs(settings: Model, scaling: Scaling, outputs: OutputSpec) -> Network:
+    """Build the network over whole pairs: no state is carried from one window to the next."""
+    symbols = (scaling.symbols, len(outputs.names))
+    whole = pairs(settings, symbols, settings.embedding or EMBEDDING)
+    kept = settings.window * (settings.units[-1] + 1) + 2 * sum(settings.units)
+    if kept * 4 > MAX_STATE_BYTES:
+        raise ModelError(
+            f"model: expected an encoder's states of at most {MAX_STATE_BYTES} bytes, got "
+            f"{kept * 4}: lower model.window or model.units"
+        )
+    # A state of nothing: Keras unpacks a lone output, and training expects a list.
+    nothing = keras.Input((1,), name="nothing")
+    after = keras.layers.Identity(name="still_nothing")(nothing)
+    return Network(whole, keras.Model([*whole.inputs, nothing], [*whole.outputs, after]), (1,))
 
 
 def check_ids(settings: Model, sequences: Iterable[Sequence]) -> None:
@@ -118,10 +145,11 @@ def _body(settings: Model, columns: int) -> Link:
 
 def _entry(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
     """Return what an event's columns go through first: they are scaled, or looked up."""
-    if not settings.embedding:
-        noise = settings.input_noise
-        noises = [keras.layers.GaussianNoise(noise, name="noise")] if noise else []
-        return [scale_layer(scaling), *noises]
+    if not settings.tokens:
+        noise, gain = settings.input_noise, settings.input_gain
+        varied = [RandomGain(gain, name="gain")] if gain else []
+        varied += [keras.layers.GaussianNoise(noise, name="noise")] if noise else []
+        return [scale_layer(scaling), *varied]
     if len(scaling.mean) != 1 or outputs.kind == "forecast":
         raise ModelError(
             "model.embedding: expected one feature, a whole number, and a label, got "
@@ -157,7 +185,7 @@ def _head(settings: Model, scaling: Scaling, outputs: OutputSpec) -> list[Any]:
         layers.append(keras.layers.Dense(settings.dense, activation="relu", name="dense"))
     if outputs.kind == "forecast":
         return layers  # the rest is _Forecasting's
-    if outputs.kind == "classification":
+    if outputs.kind in ("classification", "transcription"):
         return [*layers, keras.layers.Dense(len(outputs.names), "softmax", name="probabilities")]
     unscale = keras.layers.Rescaling(scaling.label_deviation, scaling.label_mean, name="unscale")
     return [*layers, keras.layers.Dense(1, name="value"), unscale]

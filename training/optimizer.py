@@ -35,6 +35,17 @@ def make_optimizer(settings: Fit, weights: Seq[Any]) -> Any:
     return made
 
 
+def way(settings: Fit, passes: float, seconds: float) -> float:
+    """Return how many passes are gone as the schedule counts them, after `seconds` of training.
+
+    Where minutes are limited, a cosine's last pass is the one that they end in.
+    """
+    if not settings.minutes or settings.schedule != "cosine":
+        return passes
+    spent = min(seconds / (60 * settings.minutes), 1.0)
+    return max(passes, spent * settings.passes)
+
+
 def learning_rate(settings: Fit, gone: float, drops: int = 0) -> float:
     """Return the learning rate when `gone` passes are done, parts of one included.
 

@@ -9,7 +9,7 @@ keyfold-state hand it on. Called by train.py; the same check of two bundles is e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ SAME = (
     "features", "label", "key_field", "time_field", "time_unit", "time_zone", "booleans",
     "categories", "missing", "missing_mask", "missing_last", "since_last", "standardise_by_key",
     "long_name", "long_value", "decoder", "tombstone", "reset_after_s", "text", "conditions",
-    "condition_count",
+    "end_field", "condition_count", "symbols",
 )  # fmt: skip
 
 # Settings of [model] that decide what the weights and a key's state are.
 NETWORK = (
     "family", "cell", "units", "dense", "activation", "reset_after", "residual", "norm",
-    "attention", "window", "merge", "heads", "kv_heads", "filters", "kernel", "stride",
-    "embedding", "tokens",
+    "attention", "window", "look_ahead", "merge", "heads", "kv_heads", "filters", "kernel",
+    "stride", "front", "sample_rate",
+    "embedding", "tokens", "encoders", "encoder_units", "encoder_widths", "encoder_pool",
 )  # fmt: skip
 
 
@@ -82,6 +83,8 @@ def taken_over(config: Config, parent: Parent) -> Config:
     outputs = parent.run.outputs
     if outputs.forecast is not None:
         return replace(config, forecast=replace(config.forecast, fields=outputs.forecast.fields))
+    if outputs.kind == "transcription":
+        return replace(config, data=replace(config.data, classes=outputs.names[1:]))
     if outputs.kind == "classification":
         return replace(config, data=replace(config.data, classes=outputs.names))
     return config
@@ -94,17 +97,27 @@ def _differences(config: Config, parent: run.Run) -> Iterator[tuple[str, Any, An
         yield from _one(f"model.{name}", getattr(parent.model, name), getattr(config.model, name))
     for name in SAME:
         yield from _one(f"data.{name}", getattr(old, name), getattr(data, name))
+    for section in run.TEXTS:
+        for item in fields(mine := getattr(config, section)):
+            had = parent.texts[section].get(item.name, item.default)
+            yield from _one(f"{section}.{item.name}", had, getattr(mine, item.name))
+    for name in ("answers", "read"):
+        yield from _one(
+            f"outputs.{name}", getattr(parent.outputs, name), getattr(config.outputs, name)
+        )
     yield from _one("data.kind", old.kind or "forecast", data.kind or "forecast")
     if data.classes:
-        yield from _one("data.classes", parent.outputs.names, data.classes)
+        names = parent.outputs.names
+        names = names[1:] if parent.outputs.kind == "transcription" else names
+        yield from _one("data.classes", names, data.classes)
     if parent.outputs.forecast is None:
         return
     for name in ("horizons", "quantiles", "anomaly", "threshold"):
         mine = getattr(config.forecast, name)
         yield from _one(f"forecast.{name}", getattr(parent.forecast, name), mine)
     if config.forecast.fields:
-        fields = parent.outputs.forecast.fields
-        yield from _one("forecast.fields", fields, config.forecast.fields)
+        before = parent.outputs.forecast.fields
+        yield from _one("forecast.fields", before, config.forecast.fields)
 
 
 def _one(name: str, expected: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -44,6 +44,7 @@ MODEL, SPEC, CONFIG, METRICS, CURVE, PICTURE = (
     "forecast.png",
 )
 LATEST = "latest"  # a link to the newest run
+TEXTS = ("text", "target")  # sections of the settings
 
 
 class RunError(Crash):
@@ -121,6 +122,7 @@ class Run:
     outputs: OutputSpec  # what its outputs mean
     scaling: Scaling  # learned before the weights
     model: Model  # the settings that it was built by
+    texts: Mapping[str, Mapping[str, Any]]  # sections of how texts become symbols, as they were
 
 
 def load(folder: Path) -> Run:
@@ -137,6 +139,7 @@ def load(folder: Path) -> Run:
         Motion.from_json(saved["motion"]) if saved.get("motion") else None,
         conditions=Conditions.from_json(saved["conditions"]) if saved.get("conditions") else None,
         symbols=saved.get("symbols", 0),
+        width=saved.get("width", 0),
     )
     settings = Model(**_tuples(config["model"]))
     network = build(settings, scaling, outputs)
@@ -146,7 +149,8 @@ def load(folder: Path) -> Run:
         data["classes"] = outputs.names  # as they were found, if the settings named none
     forecast = Forecast(**_tuples(config.get("forecast", {})))
     features = FeatureSpec.from_json(spec["features"])
-    return Run(network, Data(**data), forecast, features, outputs, scaling, settings)
+    texts = {name: config.get(name, {}) for name in TEXTS}
+    return Run(network, Data(**data), forecast, features, outputs, scaling, settings, texts)
 
 
 def _tuples(section: Mapping[str, Any]) -> dict[str, Any]:

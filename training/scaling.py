@@ -17,9 +17,11 @@ from keyfold.export.conditions import StandardizeByCondition
 from keyfold.export.events import OutputSpec
 from keyfold.export.layers import Standardize
 from keyfold.export.motion import Motion
+from keyfold.export.text import Text
 from keyfold.training.conditions import Conditions, learn_conditions
 from keyfold.training.data import Sequence
 from keyfold.training.forecast import Ahead
+from keyfold.training.moments import deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +36,47 @@ class Scaling:
     motion: Motion | None = None  # how the features move: for the proof of the exported graph
     conditions: Conditions | None = None  # per operating condition, if the settings name columns
     symbols: int = 0  # of a text: x are numbers of so many symbols, not scaled; 0: features
+    width: int = 0  # the last so many columns are symbols, behind the features; 0: none, or all
+
+    @property
+    def columns(self) -> int:
+        """How many columns x has."""
+        return len(self.mean) + self.width
 
 
 def learn_scaling(
     train: Iterable[Sequence],
     outputs: OutputSpec,
     label_cap: float | None = None,
-    symbols: int = 0,
+    text: Text | None = None,
 ) -> Scaling:
     """Learn the scaling of features, and of a regression's capped labels, from training events.
 
-    `symbols`: see Scaling.
+    `text`: how events' texts are read; its symbols are not scaled.
     """
     some = tuple(train)
-    motion = None
-    mean: tuple[float, ...] = (0.0,)
-    deviation: tuple[float, ...] = (1.0,)
-    if not symbols:
-        mean, deviation = _moments([sequence.x for sequence in some])
-        motion = Motion.of([sequence.x for sequence in some], mean, deviation)
+    scaling = Scaling((0.0,), (1.0,), 0.0, 1.0)
+    if text is not None:
+        scaling = replace(scaling, symbols=text.size, width=text.width)
+    if text is None or text.width:
+        features = [s.x[:, : s.x.shape[1] - scaling.width] for s in some]
+        mean, deviation = _moments(features)
+        motion = Motion.of(features, mean, deviation) if mean else None
+        scaling = replace(scaling, mean=mean, deviation=deviation, motion=motion)
     if outputs.kind != "regression":
-        return Scaling(mean, deviation, 0.0, 1.0, motion=motion, symbols=symbols)
+        return scaling
     cap = np.inf if label_cap is None else label_cap
     labels = [np.minimum(s.labels[~np.isnan(s.labels), None], cap) for s in some]
     (label_mean,), (label_deviation,) = _moments(labels)
-    return Scaling(mean, deviation, label_mean, label_deviation, motion=motion, symbols=symbols)
+    return replace(scaling, label_mean=label_mean, label_deviation=label_deviation)
 
 
 def with_conditions(
     scaling: Scaling, train: Iterable[Sequence], columns: tuple[int, ...], count: int
 ) -> Scaling:
     """Return a scaling that also knows `count` operating conditions, told by columns of x."""
-    conditions = learn_conditions([sequence.x for sequence in train], columns, count)
+    features = [s.x[:, : s.x.shape[1] - scaling.width] for s in train]
+    conditions = learn_conditions(features, columns, count)
     return replace(scaling, conditions=conditions)
 
 
@@ -73,10 +84,8 @@ def _moments(arrays: list[NDArray[np.float32]]) -> tuple[tuple[float, ...], tupl
     count = sum(map(len, arrays))
     mean = sum(array.sum(axis=0, dtype=np.float64) for array in arrays) / count
     # Around the mean, in float64: a sum of squares would cancel for large means.
-    square = sum(np.square(array - mean).sum(axis=0) for array in arrays) / count
-    deviation = np.sqrt(square)
-    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))  # float32 noise of a constant
-    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+    squares = sum(np.square(array - mean).sum(axis=0) for array in arrays) / count
+    return tuple(mean.tolist()), tuple(deviations(squares, mean).tolist())
 
 
 def scale_layer(scaling: Scaling) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from keyfold.export.errors import Crash
-from keyfold.training.checkpoint import CheckpointError, data_sha256, plain
+from keyfold.training.checkpoint import data_sha256, plain
 from keyfold.training.config import Config
 from keyfold.training.fit import Watch
 from keyfold.training.search_ranges import Range, with_values
@@ -146,8 +146,6 @@ class Search:
             state = states.COMPLETE
         except optuna.TrialPruned:
             state = states.PRUNED
-        except (SearchError, CheckpointError):
-            raise
         except Crash as error:  # settings that make no network, or none that learns
             trial.set_user_attr(REFUSED, str(error))
         trial.set_user_attr(SECONDS, round(time.monotonic() - began, 1))

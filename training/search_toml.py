@@ -5,13 +5,13 @@ Owns the writing of TOML from what a config's file holds and what was found. Cal
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from keyfold.training.config import Config
+from keyfold.training.init.lines import quoted
 
 OWNER_ONLY = 0o600
 
@@ -46,8 +46,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's; only DEL has to be escaped there and not here.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return quoted(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_name(k)} = {_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

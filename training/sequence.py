@@ -25,7 +25,10 @@ class Sequence:
     texts: NDArray[np.int32] | None = None  # (T,C) numbers of category texts, before they are x
     reach: tuple[int, ...] = ()  # per column of (T,L) labels: events ahead that it lies
     label_times_ms: NDArray[np.int64] | None = None  # (T,) when a label came; None: with its event
+    # (U,) columns of the symbols it says, -1: unknown; None: no transcription, or not known what
+    transcript: NDArray[np.int32] | None = None
     documents: tuple[str, ...] = ()  # (T,) texts of events, before they are x
+    answers: tuple[str, ...] = ()  # (T,) texts that answer them, before they are x
     # (E,) where each event ends if it is several rows, the symbols of its text; None: T events
     ends: NDArray[np.int64] | None = None
 
@@ -41,6 +44,11 @@ class Sequence:
     def is_next_symbols(self) -> bool:
         """Whether each label is the next symbol of a text."""
         return self.ends is not None and bool(self.reach)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it is a source and its answer, which belong into one window."""
+        return self.is_next_symbols and self.x.shape[1] == 2
 
     @property
     def event_times_ms(self) -> NDArray[np.int64]:
@@ -77,5 +85,6 @@ class Sequence:
         return replace(
             self, x=self.x[:end], times_ms=self.times_ms[:end], labels=labels, observed=observed,
             texts=texts, label_times_ms=came_ms, documents=self.documents[:end],
+            answers=self.answers[:end],
             ends=None if self.ends is None else self.ends[: self.events_before(end)],
         )  # fmt: skip

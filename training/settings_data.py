@@ -6,6 +6,8 @@ config.py looks across sections. It knows nothing of Keras or of files' contents
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,15 +19,20 @@ from keyfold.export.formats import format_of
 from keyfold.export.outputs import Forecast as ForecastSpec
 
 MAX_RESET_AFTER_S = 8.64e12  # as far as event times go
-Kind = Literal["", "forecast", "regression", "classification", "next_symbol"]
+Kind = Literal["", "forecast", "regression", "classification", "next_symbol", "transcription"]
+LABELLED = ("regression", "classification", "transcription")  # kinds that need a label
+MOST_NUMBERED = 10_000  # features of one "s{1..200}"
+_NUMBERED = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """The event log and what of an event is used."""
 
-    features: tuple[str, ...] = ()  # members that become inputs; nested ones as "readings.temp"
-    text: str = ""  # or the one member that is a text, read symbol by symbol: see [text]
+    # Members that become inputs; nested ones as "readings.temp", many as "s{1..200}"
+    features: tuple[str, ...] = ()
+    text: str = ""  # the one member that is a text: see [text]; with text.width beside features
+    target_text: str = ""  # with text: the member that answers it, to be said: see [target]
     label: str = ""  # member to predict; missing: the event shapes the state only; "": forecast
     kind: Kind = ""  # of each event's prediction; "": without a label forecast, or next_symbol
     files: tuple[str, ...] = ()  # event logs, .jsonl, .csv or .parquet (also .gz), in log order
@@ -57,11 +64,17 @@ class Data:
     # A key silent for longer, by its own event times, starts anew, in training as when served; the
     # worker also counts the stream's time, so that it may forget silent keys. Unset: never.
     reset_after_s: float | None = None
-    classes: tuple[str, ...] = ()  # classification: labels in output order; default: as found
+    # A member that ends its key's history where it is neither null, false, 0 nor "": the event
+    end_field: str = ""  # still counts, and the key's next one starts anew
+    # classification: labels in output order; transcription: symbols; default: as found
+    classes: tuple[str, ...] = ()
+    # transcription: what a label that is a text is made of; of a list the entries are symbols
+    symbols: Literal["words", "characters"] = "words"
     label_cap: float | None = None  # regression: larger labels count as this much
     max_reject_share: float = 0.01  # of all records; with more rejects the run stops
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "features", _spelt_out(self.features))
         self._check_label()
         self._check_features()
         after_s = self.reset_after_s
@@ -80,26 +93,22 @@ class Data:
     def _check_label(self) -> None:
         if self.label and self.label in (*self.features, self.text):
             raise ValueError(f"label: expected a field that is no feature, got {self.label!r}")
-        if self.label and self.kind not in ("regression", "classification"):
+        if self.label and self.kind not in LABELLED:
             raise ValueError(
-                f"kind: expected 'regression' or 'classification' with label = {self.label!r}, "
-                f"got {self.kind!r}"
+                "kind: expected 'regression', 'classification' or 'transcription' with label = "
+                f"{self.label!r}, got {self.kind!r}"
             )
-        if not self.label and self.kind not in ("", "next_symbol" if self.text else "forecast"):
+        if not self.label and self.kind not in ("", "forecast" if self.features else "next_symbol"):
             raise ValueError(f"label: expected a field with kind = {self.kind!r}, got none")
         if self.kind == "regression" and self.classes:
             raise ValueError("classes: expected none for kind = 'regression'")
-        if self.kind == "classification" and self.label_cap is not None:
-            raise ValueError("label_cap: expected none for kind = 'classification'")
+        if self.kind != "regression" and self.label_cap is not None and self.label:
+            raise ValueError(f"label_cap: expected none for kind = {self.kind!r}")
+        if self.kind != "transcription" and self.symbols != "words":
+            raise ValueError(f"symbols: expected kind = 'transcription' with it, got {self.kind!r}")
 
     def _check_features(self) -> None:
-        if bool(self.features) == bool(self.text):
-            raise ValueError(
-                "features: expected names of features, or one text (data.text), got "
-                f"{'both' if self.text else 'neither'}"
-            )
-        if self.text and (self.since_last or self.long_name):
-            raise ValueError("text: expected neither since_last nor long_name with it")
+        self._check_text()
         for name in ("booleans", "categories", "missing_mask", "missing_last",
                      "standardise_by_key", "conditions"):  # fmt: skip
             if strange := [field for field in getattr(self, name) if field not in self.features]:
@@ -118,6 +127,23 @@ class Data:
                 "features"
             )
 
+    def _check_text(self) -> None:
+        if not self.features and not self.text:
+            raise ValueError(
+                "features: expected names of features, or one text (data.text), got neither"
+            )
+        if self.text and self.long_name:
+            raise ValueError("text: expected no long_name with it")
+        if self.target_text and (not self.text or self.label or self.features):
+            raise ValueError(
+                "target_text: expected data.text with it, and neither a label nor features, got "
+                f"{self.target_text!r}"
+            )
+        if self.target_text and self.target_text == self.text:
+            raise ValueError(f"target_text: expected another member than text, got {self.text!r}")
+        if self.text in self.features:
+            raise ValueError(f"text: expected a member that is no feature too, got {self.text!r}")
+
     def _check_conditions(self) -> None:
         for name in self.conditions:
             if name in (*self.booleans, *self.categories, *self.standardise_by_key):
@@ -133,8 +159,7 @@ class Data:
             self.events()  # the hook is imported when it is needed
             return
         long = (self.long_name, self.long_value)
-        names = (self.text,) if self.text else self.features
-        form = format_of(self.events(), long if self.long_name else names)
+        form = format_of(self.events(), long if self.long_name else self.members)
         if isinstance(form, Packed) and self.text:
             raise ValueError("text: expected none in packed records")
         if isinstance(form, Packed):
@@ -146,6 +171,11 @@ class Data:
                     raise ValueError(
                         f"{name}: expected {expected!r} with packed records, got {got!r}"
                     )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members that become inputs."""
+        return (*self.features, *((self.text,) if self.text else ()))
 
     @property
     def reset_after_ms(self) -> int | None:
@@ -165,6 +195,7 @@ class Data:
             format=self.format,
             avro_schema=self.avro_schema,
             avro_id=self.avro_id,
+            end_field=self.end_field,
         )
 
 
@@ -207,3 +238,20 @@ class Labels:
     def __post_init__(self) -> None:
         if self.within_s < 0:
             raise ValueError(f"within_s: expected at least 0, got {self.within_s}")
+
+
+def _spelt_out(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names with numbers in place of ranges: "s{1..3}" is s1, s2, s3."""
+    found: list[str] = []
+    for name in names:
+        numbered = _NUMBERED.fullmatch(name)
+        if numbered is None:
+            found.append(name)
+            continue
+        before, first, last, behind = numbered.groups()
+        if not int(first) <= int(last) < int(first) + MOST_NUMBERED:
+            raise ValueError(
+                f"features: expected up to {MOST_NUMBERED:,} rising numbers in {name!r}"
+            )
+        found += [f"{before}{number}{behind}" for number in range(int(first), int(last) + 1)]
+    return tuple(found)

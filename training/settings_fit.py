@@ -7,10 +7,11 @@ Keras. Read through config.py; used by fit.py, optimizer.py, losses.py and searc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 BALANCED = "balanced"
+WIDE = 128  # units from which oneDNN is worth its other last digits, and `fused` no faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Fit:
     rows: int = 16  # sequences trained side by side (B)
     window: int = 64  # steps that gradients flow back through (T); the state is carried on
     passes: int = 100  # most passes over the training sequences
+    # Most minutes of training, a resumed run's earlier ones included; 0: as many as the passes
+    # take. A cosine then ends with the minutes. The weights depend on how fast the machine is.
+    minutes: float = 0.0
     stretch: int = 0  # longer sequences are cut into stretches of so many events; 0: never
     patience: int = 10  # passes without a better validation loss before stopping
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
@@ -49,7 +53,7 @@ class Fit:
         for name in ("average", "random_start", "momentum", "lowest"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "weight_decay", "warm_up", "save_every_s"):
+        for name in ("learning_rate", "weight_decay", "warm_up", "save_every_s", "minutes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not self.clip_norm > 0:
@@ -83,6 +87,14 @@ class Fit:
             )
         if self.schedule == "constant" and self.lowest:
             raise ValueError(f"lowest: expected 0 with schedule = 'constant', got {self.lowest}")
+        if self.schedule in ("step", "plateau"):
+            return
+        for item in fields(self):
+            if item.name in ("decay", "decay_after") and getattr(self, item.name) != item.default:
+                raise ValueError(
+                    f"{item.name}: expected schedule = 'step' or 'plateau' with it, got "
+                    f"{self.schedule!r}"
+                )
 
     @property
     def is_balanced(self) -> bool:

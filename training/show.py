@@ -28,6 +28,7 @@ from keyfold.training.fit import History, Report
 from keyfold.training.forecast import ABOVE, LEAST_SCORES, Worth
 from keyfold.training.run import LATEST
 from keyfold.training.split import Part
+from keyfold.training.transcripts import Untaught
 
 MOST_LINES = 16  # of a table of forecasts
 NAME = 22  # columns of a forecast's name
@@ -71,6 +72,18 @@ def parts(chosen: Mapping[str, Part], console: Console) -> None:
             f"{name:>10}: {part.events:,} events of {keys:,} key{'' if keys == 1 else 's'}",
             highlight=False,
         )
+
+
+def untaught(found: Untaught, console: Console) -> None:
+    """Say which sequences of a transcription are judged, but teach nothing."""
+    for count, why in (
+        (found.unknown, "hold symbols that the training part does not have"),
+        (found.short, "have fewer events than their symbols need (one each, and one between equal"),
+    ):
+        if count:
+            end = ")" if "(" in why else ""
+            console.print(f"  note: {count:,} sequences {why}{end}", highlight=False)
+            console.print("    they are judged, but teach nothing", highlight=False)
 
 
 def steady(log: EventLog, forecast: Seq[str], console: Console) -> None:

@@ -82,7 +82,7 @@ def read_topic(
     chunks = _read_topic(kafka, connection)
     if data is None or data.format == "json":
         return chunks
-    form = format_of(data.events(), (data.text,) if data.text else data.features)
+    form = format_of(data.events(), data.members)
     return (_as_json(chunk, form) for chunk in chunks)
 
 

@@ -18,17 +18,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from keyfold.export.outputs import Forecast, OutputSpec
+from keyfold.export.text import Text
 from keyfold.training import gradients, run, show
 from keyfold.training import parent as parents
 from keyfold.training.against import compare, run_of
+from keyfold.training.answers import answered, asked
 from keyfold.training.config import Config, SettingsError
-from keyfold.training.data import EventLog, build, read_chunks, read_log
+from keyfold.training.ctc import ctc_loss
+from keyfold.training.data import EventLog, read_chunks, read_log
 from keyfold.training.delayed import with_labels
 from keyfold.training.evaluate import Metrics, measure, naive_metrics, predict
 from keyfold.training.fit import History, Watch, fit
 from keyfold.training.forecast import calibrate, changing, judge, learn_ahead, with_truth
 from keyfold.training.kept import checkpoint_of, fit_in
-from keyfold.training.learned import finished, learn
+from keyfold.training.learned import learn
+from keyfold.training.likelihood import calibrate as calibrate_texts
+from keyfold.training.likelihood import check_room
 from keyfold.training.losses import (
     Loss,
     class_weights,
@@ -41,12 +46,15 @@ from keyfold.training.model import Network, check_ids
 from keyfold.training.model import build as build_network
 from keyfold.training.parent import Parent
 from keyfold.training.pictures import draw_forecasts
+from keyfold.training.reread import as_read_by, as_seen, read_for
 from keyfold.training.scaling import Scaling, learn_scaling, with_conditions
 from keyfold.training.sources import Chunk, read_files
 from keyfold.training.split import Part, split, whole
+from keyfold.training.transcripts import check_whole, learn_symbols, untaught
 
 PARTS = ("train", "validation", "test")
 Outputs = list[NDArray[np.float32]]  # of each sequence of a part: (T,O)
+Task = tuple[Network, tuple[Part, Part], Loss]  # what is fitted, on what, by which loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +95,11 @@ def train(
     chunks = None if against is None else list(read_chunks(config))
     earlier = None if against is None else run_of(against, runs)
     study = prepare(config, console, chunks, parent)
-    check_ids(config.model, study.log.sequences)
-    keras.utils.set_random_seed(config.fit.seed)
-    scaling = _scaling(study, config) if parent is None else parent.run.scaling
-    network = _network(config, scaling, study.outputs, parent)
-    loss = loss_of(config, scaling, study)
+    scaling, task = _begun(study, config, parent)
+    network = task[0]
     folder = earlier_runs.resume or run.new_folder(runs, name, datetime.now())
     checkpoint = checkpoint_of(folder, config, weights)
-    parts = (study.parts["train"], study.parts["validation"])
-    history = fit_in(folder, checkpoint, (network, parts, loss), config.fit, console)
+    history = fit_in(folder, checkpoint, task, config.fit, console)
 
     y = predict(network, whole(study.log.sequences))
     study = _calibrated(study, y, config, parent)
@@ -126,11 +130,22 @@ def train(
 def fitted(study: Study, config: Config, watch: Watch) -> History:
     """Fit a new network to a study and tell what happened; nothing is written."""
     _check(config)
+    _, (network, parts, loss) = _begun(study, config, None)
+    return fit(network, parts, config.fit, loss, watch)
+
+
+def _begun(study: Study, config: Config, parent: Parent | None) -> tuple[Scaling, Task]:
+    """Return the scaling, and what is fitted on what by which loss, all of it by the seed."""
+    check_ids(config.model, study.log.sequences)
     keras.utils.set_random_seed(config.fit.seed)
-    scaling = _scaling(study, config)
-    network = build_network(config.model, scaling, study.outputs)
+    scaling = _scaling(study, config) if parent is None else parent.run.scaling
+    network = _network(config, scaling, study.outputs, parent)
+    if config.outputs.likelihood:
+        check_room(network.state_units, study.outputs)
     parts = (study.parts["train"], study.parts["validation"])
-    return fit(network, parts, config.fit, loss_of(config, scaling, study), watch)
+    if study.outputs.kind == "transcription":
+        check_whole(parts, config.fit.window)
+    return scaling, (network, parts, loss_of(config, scaling, study))
 
 
 def _check(config: Config) -> None:
@@ -180,25 +195,44 @@ def prepare(
     show.log(log, console)
     # Only what counts for training teaches: split by time, that part has no later events.
     train_part = split(log.sequences, config.split).train
-    log = learn(log, train_part, config.text) if parent is None else finished(log)
-    if not config.data.label and not config.data.text:
+    if parent is None:
+        log = learn(log, train_part, config.text, config.target)
+    else:
+        log = as_read_by(parent.run, log)
+    if not config.data.label and config.data.features:
         settings = config.forecast
         fields = settings.fields or changing(log, train_part)
         show.steady(log, fields, console)
         log = with_truth(log, Forecast(fields, settings.horizons, settings.quantiles))
+    if config.data.kind == "transcription":
+        log = learn_symbols(log, train_part, config.data.classes)
+        show.untaught(untaught(log.sequences), console)
+    log = answered(log, asked(log.outputs, config))
     parts = split(log.sequences, config.split)
     chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
     chosen = {name: part for name, part in chosen.items() if part.events}
     show.parts(chosen, console)
-    return Study(log, log.outputs, chosen)
+    return Study(log, _written(log.outputs, config, log.target), chosen)
+
+
+def _written(outputs: OutputSpec, config: Config, target: Text | None) -> OutputSpec:
+    """Return what is predicted, as predictions are to hold it."""
+    top = config.outputs.top
+    if top > len(outputs.names):
+        raise SettingsError(
+            f"outputs.top: expected at most {len(outputs.names)}, so many labels there are, got "
+            f"{top}"
+        )
+    if config.generate.most or target is not None:
+        spec = config.generate.spec(config.model.window)
+        return replace(outputs, top=top, generate=spec, target=target)
+    return replace(asked(outputs, config), top=top)
 
 
 def _scaling(study: Study, config: Config) -> Scaling:
     train_part = study.parts["train"]
     text = study.log.features.text
-    scaling = learn_scaling(
-        train_part.sequences, study.outputs, config.data.label_cap, 0 if text is None else text.size
-    )
+    scaling = learn_scaling(train_part.sequences, study.outputs, config.data.label_cap, text)
     if names := config.data.conditions:
         columns = tuple(study.log.features.columns.index(name) for name in names)
         count = config.data.condition_count
@@ -212,6 +246,8 @@ def _scaling(study: Study, config: Config) -> Scaling:
 def loss_of(config: Config, scaling: Scaling, study: Study) -> Loss:
     """Return what the settings say is to be made small."""
     outputs, given = study.outputs, config.fit
+    if outputs.kind == "transcription":
+        return ctc_loss
     if scaling.ahead is not None and outputs.forecast is not None:
         return forecast_error(scaling.ahead, outputs.forecast.quantiles)
     if outputs.kind == "regression":
@@ -228,10 +264,12 @@ def _of(y: Outputs, part: Part) -> Outputs:
 
 
 def _calibrated(study: Study, y: Outputs, config: Config, parent: Parent | None = None) -> Study:
-    forecast = study.outputs.forecast
+    forecast, part = study.outputs.forecast, study.parts["validation"]
+    if config.outputs.likelihood:
+        likelihood = calibrate_texts(_of(y, part), part, config.outputs.anomaly_rate)
+        return replace(study, outputs=replace(study.outputs, likelihood=likelihood))
     if forecast is None or not config.forecast.anomaly:
         return study
-    part = study.parts["validation"]
     # With a threshold of its own a key's state holds past scores, in units of the scales.
     before = None if parent is None else parent.run.outputs.anomaly
     kept = before.scales if before is not None and before.dynamic is not None else None
@@ -264,18 +302,9 @@ def _details(study: Study, y: Outputs) -> dict[str, object]:
 def evaluate(folder: Path, files: tuple[str, ...], console: Console) -> Metrics:
     """Measure a run's model on other logs, in which every event counts."""
     saved = run.load(folder)
-    log = build(
-        saved.data,
-        read_files(files, saved.data),
-        keyed=False,
-        forecast=saved.forecast,
-        features=saved.features,
-    )
+    log = read_for(saved, read_files(files, saved.data), keyed=False)
     show.log(log, console)
-    log = finished(log)
-    if saved.outputs.forecast is not None:
-        log = with_truth(log, saved.outputs.forecast)
-    part = whole(log.sequences)
+    part = whole(as_seen(saved, log).sequences)
     metrics = measure(predict(saved.network, part), part, saved.outputs, saved.data.label_cap)
     show.metrics({"these logs": metrics}, saved.outputs, console)
     return metrics

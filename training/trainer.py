@@ -18,12 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from keyfold.export.errors import Crash
+from keyfold.training.ctc import count_whole_windows, ctc_loss, whole_windows
 from keyfold.training.evaluate import ROWS, STEPS
 from keyfold.training.fused_lstm import fused
 from keyfold.training.gradients import MOST_LAGS, Norms, lag_norms
 from keyfold.training.losses import Loss
 from keyfold.training.model import Network
-from keyfold.training.optimizer import learning_rate, make_optimizer
+from keyfold.training.optimizer import learning_rate, make_optimizer, way
+from keyfold.training.pairs import pair_windows
 from keyfold.training.pieces import count_windows, judged_pieces
 from keyfold.training.settings_fit import Fit
 from keyfold.training.split import Part
@@ -50,6 +52,7 @@ class Progress:
     draw: dict[str, Any] = field(default_factory=dict)  # the generator before the next pass
     windows: int = 0  # of that pass, if it has begun: gone through
     total: float = 0.0  # their loss
+    seconds: float = 0.0  # that it took so far, earlier programs' included
     norms: list[dict[str, Any]] = field(default_factory=list)  # PassNorms
     lags_before: list[float] = field(default_factory=list)  # see Gradients
 
@@ -58,9 +61,9 @@ class Trainer:
     """The network, its optimizer and the compiled update."""
 
     def __init__(self, network: Network, settings: Fit, loss: Loss) -> None:
-        self._network = self.network = network
-        self._settings = self.settings = settings
+        self.network, self.settings = network, settings
         self._loss = loss
+        self._keeps_whole = loss is ctc_loss  # it is that of a sequence, not of events
         self._weights = network.whole.trainable_variables
         self._optimizer = make_optimizer(settings, self._weights)
         averaged = self._weights if settings.average else []
@@ -76,7 +79,7 @@ class Trainer:
     @property
     def variables(self) -> list[Any]:
         """All that updates change: weights, states of random generators, moments, averages."""
-        of_network = [*self._network.whole.variables, *self._network.stepping.variables]
+        of_network = [*self.network.whole.variables, *self.network.stepping.variables]
         unique = list({id(variable): variable for variable in of_network}.values())
         own = [*self._averages, self._updates, *self.norms.variables]
         return [*unique, *self._optimizer.variables, *own]
@@ -87,13 +90,14 @@ class Trainer:
         pieces: list[Piece],
         progress: Progress,
         states: list[Any],
-        window_done: Callable[[int, Any, list[Any]], None],
+        window_done: Callable[[int, Any, list[Any]], bool],
     ) -> float:
         """Update the weights window by window; return the mean loss of the events that counted.
 
-        Begins behind progress.windows, with the states that they left.
+        Begins behind progress.windows, with the states that they left; ends early where
+        `window_done` says so.
         """
-        settings = self._settings
+        settings = self.settings
         sequences = part.sequences
         gone_through = sum(
             sequences[piece.index].labels[piece.start : piece.end].size for piece in pieces
@@ -106,18 +110,34 @@ class Trainer:
         # Every event weighs the same in a pass, also in windows that few events share.
         density = counting / gone_through
         updates = count_windows(sequences, pieces, settings.rows, settings.window)
-        total = tf.constant(progress.total)
-        numbered = enumerate(windows(sequences, pieces, settings.rows, settings.window), 1)
-        for number, window in islice(numbered, progress.windows, None):
+        if self._keeps_whole:
+            gone_through, updates = len(pieces), count_whole_windows(pieces, settings.rows)
+        elif sequences[0].is_pair:
+            updates = count_whole_windows(pieces, settings.rows)
+        total, counted = tf.constant(progress.total), 0.0
+        cut = self._windows(part, pieces, (settings.rows, settings.window))
+        numbered = enumerate(cut, 1)
+        for number, window in numbered:
+            counted += float(window.weights.sum())
+            if number <= progress.windows:
+                continue
             states = states or self._cold(window)
-            self._set_rate(
-                learning_rate(settings, progress.number + number / updates, progress.drops)
-            )
+            gone = way(settings, progress.number + number / updates, progress.seconds)
+            self._set_rate(learning_rate(settings, gone, progress.drops))
             scale = tf.constant(1.0 / (window.weights.size * density))
             loss, states = self._update(*_tensors(window), scale, states)
             total += loss
-            window_done(number, total, states)
-        return float(total) / counting
+            if window_done(number, total, states):
+                break
+        return float(total) / max(counted, 1.0)
+
+    def _windows(self, part: Part, pieces: list[Piece], size: tuple[int, int]) -> Iterator[Window]:
+        """Cut pieces into windows of `size` (rows, steps), or of whole sequences."""
+        if self._keeps_whole:
+            return whole_windows(part.sequences, pieces, size[0])
+        if part.sequences[0].is_pair:
+            return pair_windows(part.sequences, pieces, size[0])
+        return windows(part.sequences, pieces, *size)
 
     def _set_rate(self, rate: float) -> None:
         if rate != self._rate:
@@ -126,10 +146,10 @@ class Trainer:
 
     def measure(self, part: Part) -> float:
         """Return the mean loss of a part, without dropout and noise."""
-        pieces = judged_pieces(part, self._settings)
+        pieces = judged_pieces(part, self.settings)
         total, weight = tf.constant(0.0), 0.0
         states: list[Any] = []
-        for window in windows(part.sequences, pieces, ROWS, STEPS):
+        for window in self._windows(part, pieces, (ROWS, STEPS)):
             states = states or self._cold(window)
             loss, states = self._forward(*_tensors(window), states)
             total += loss
@@ -140,13 +160,15 @@ class Trainer:
 
     def lag_norms(self, part: Part) -> tuple[float, ...]:
         """Return how far gradients reach back in the longest sequences (gradients.py)."""
+        if self._keeps_whole or part.sequences[0].is_pair:
+            return ()  # no event has a loss of its own
         lengths = [len(sequence) for sequence in part.sequences]
         longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:LOOKED_AT]
-        firsts = [max(part.counts_from[index], self._settings.skip_first) for index in longest]
+        firsts = [max(part.counts_from[index], self.settings.skip_first) for index in longest]
         pieces = [Piece(i, 0, first) for i, first in zip(longest, firsts, strict=True)]
         found: tuple[float, ...] = ()
         states: list[Any] = []
-        length = min(self._settings.window, MOST_LAGS)
+        length = min(self.settings.window, MOST_LAGS)
         found_in = windows(part.sequences, pieces, LOOKED_AT, length)
         for window in islice(found_in, LOOKED_THROUGH):
             states = states or self._cold(window)
@@ -174,7 +196,7 @@ class Trainer:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Lend the moving averages to the network, if settings.average asks for them."""
-        if not self._settings.average:
+        if not self.settings.average:
             yield
             return
         current = [weight.numpy() for weight in self._weights]
@@ -187,11 +209,11 @@ class Trainer:
                 weight.assign(value)
 
     def _cold(self, window: Window) -> list[Any]:
-        return [tf.zeros((len(window.x), units)) for units in self._network.state_units]
+        return [tf.zeros((len(window.x), units)) for units in self.network.state_units]
 
     def _run(self, x: Any, fresh: Any, states: list[Any], training: bool) -> tuple[Any, list[Any]]:
         carried = [tf.where(fresh[:, None], 0.0, state) for state in states]
-        y, *states = self._network.stepping([x, *carried], training=training)
+        y, *states = self.network.stepping([x, *carried], training=training)
         return y, states
 
     def _forward_eagerly(
@@ -203,21 +225,21 @@ class Trainer:
     def _update_eagerly(
         self, x: Any, labels: Any, weights: Any, fresh: Any, scale: Any, states: list[Any]
     ) -> tuple[Any, list[Any]]:
-        stepping, wanted = self._network.stepping, self._settings.fused
+        stepping, wanted = self.network.stepping, self.settings.fused
         with tf.GradientTape() as tape, fused(stepping, wanted=wanted):
             y, states = self._run(x, fresh, states, training=True)
             total = tf.reduce_sum(self._loss(labels, y) * weights)
             loss = total * scale
         gradients = tape.gradient(loss, [weight.value for weight in self._weights])
-        clip_norm = self._settings.clip_norm
+        clip_norm = self.settings.clip_norm
         norm = self.norms.add(gradients, clip_norm)
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
         self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
-        if not self._settings.average:
+        if not self.settings.average:
             return total, states
         self._updates.assign_add(1.0)
         # The first updates count less: an average of untrained weights would linger.
-        decay = tf.minimum(self._settings.average, (1.0 + self._updates) / (10.0 + self._updates))
+        decay = tf.minimum(self.settings.average, (1.0 + self._updates) / (10.0 + self._updates))
         for average, weight in zip(self._averages, self._weights, strict=True):
             average.assign(decay * average + (1.0 - decay) * weight.value)
         return total, states

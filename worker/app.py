@@ -146,7 +146,7 @@ class App(faust.App):
             Settings(
                 kafka.output, kafka.dead_letter, worker.start, worker.save_every_ms / 1000,
                 self._nonce, self._identity,
-                self.model.bundle.manifest.events.reset_after_ms,
+                self.model.bundle.manifest.collects_after_ms,
                 max(kafka.session_timeout_s, 3 * ASK_S, 2 * self.config.redis.timeout_s),
                 worker.emit_from, self.config.emit.alert_topic,
             ),

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     # Given by the parent of several workers to each of them.
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--look", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
         help="override one setting; so does the environment: KEYFOLD_SECTION__NAME",
@@ -94,6 +95,8 @@ def _serve(words: list[str]) -> int:
         arguments.set.append(f"worker.processes={arguments.processes}")
     if arguments.dry_run:  # which joins nothing: one program looks, whatever worker.processes says
         return command.run("keyfold-worker", lambda: _dry_run(arguments, file))
+    if arguments.look:
+        return command.run("keyfold-worker", lambda: _look(arguments))
     try:
         config = read_config(arguments.config, arguments.set)
         if config.worker.processes > 1 and arguments.number is None:
@@ -190,6 +193,13 @@ def _serve_several(config: Config, arguments: argparse.Namespace, words: list[st
 
     logging.basicConfig(format=LINE, level=arguments.log_level.upper())
     return processes.run(config, words)
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config, arguments.set)
+    from keyfold.worker.first_look import look
+
+    return look(config)
 
 
 def _dry_run(arguments: argparse.Namespace, file: str) -> int:

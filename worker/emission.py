@@ -29,6 +29,7 @@ from keyfold.worker.emit_settings import Emit
 HELD, LAST = "emit.held", "emit.last"
 OUTPUT, ALERT = 1, 2  # bits of a verdict
 ID_LENGTH = 8  # hex digits of SHA-256
+NUMBERS = ("number", "top", "score")  # kinds of fields
 
 Values = NDArray[np.float64]  # (B,T)
 Verdicts = NDArray[np.uint8]  # (B,T) OUTPUT and ALERT
@@ -39,10 +40,11 @@ class Field:
     """What of an output is looked at."""
 
     path: str  # as in the settings: "rul", "label", "probabilities.2", "anomaly.flag"
-    kind: str  # number, label, flag (fixed threshold), own_flag (the key's own), score
-    column: int = -1  # number: of y
+    # number, top (of the largest), label, symbol, flag (fixed threshold), own_flag, score
+    kind: str
+    column: int = -1  # number: of y; top: how many are larger
     threshold: float = 0.0  # flag: of the manifest
-    labels: tuple[str, ...] = ()  # label: names, in the order of y's columns
+    labels: tuple[str, ...] = ()  # label, symbol: names, in the order of y's columns
 
     def of(self, y: NDArray[np.float32], scores: NDArray[np.float32] | None) -> Values:
         """Return the values of y (B,T,O) and scores (B,T,S): flags 0 or 1, labels their number."""
@@ -51,9 +53,12 @@ class Field:
             return values
         if self.kind == "label":
             return np.asarray(y.argmax(axis=-1), np.float64)
+        if self.kind == "top":
+            place = y.shape[-1] - 1 - self.column
+            return np.partition(y, place, axis=-1)[..., place].astype(np.float64)
         if scores is None:
             raise RuntimeError(f"emit.field {self.path!r}: expected scores, got none")
-        if self.kind == "score":
+        if self.kind in ("score", "symbol"):
             return scores[..., 0].astype(np.float64)
         if self.kind == "own_flag":
             return (scores[..., 3] > scores[..., 2]).astype(np.float64)
@@ -85,6 +90,12 @@ class Emission:
         """
         if emit.what == "all" and not emit.has_condition:
             return None
+        if not outputs.is_straight:
+            raise SettingsError(
+                "[emit]: expected what = 'all' and no alert_topic with a bundle that does not "
+                "answer each event once, about itself (sessions, look-ahead, read = 'every', "
+                "generate)"
+            )
         field = _field(emit, outputs)
         _check_fits(emit, field)
         return cls(emit, field)
@@ -120,6 +131,7 @@ class Emission:
         emit, path = self._emit, self._field.path
         equals = emit.equals or ("" if self._equals is None else "true")
         tests = [f"is {equals}"] if equals else []
+        tests += ["is there"] if self._field.kind == "symbol" and not equals else []
         tests += [f"is above {emit.above:g}"] if emit.above is not None else []
         tests += [f"is below {emit.below:g}"] if emit.below is not None else []
         often = f" at {emit.k} of the key's last {emit.n} events" if emit.n > 1 else ""
@@ -159,6 +171,8 @@ class Emission:
         """Say where the condition holds; where there is no value (NaN) it does not."""
         if self._equals is not None:
             return np.asarray(values == self._equals)
+        if self._field.kind == "symbol":  # any
+            return np.asarray(values > 0)
         meets = np.zeros(values.shape, np.bool_)
         if self._emit.above is not None:
             meets |= values > self._emit.above
@@ -220,10 +234,12 @@ def _field(emit: Emit, outputs: OutputSpec) -> Field:
     fields = {field.path: field for field in fields_of(outputs)}
     path = emit.field
     if not path:
-        if "label" in fields and outputs.kind == "classification":
-            path = "label"
-        elif outputs.anomaly is not None:
+        if outputs.anomaly is not None or outputs.likelihood is not None:
             path = "anomaly.flag"
+        elif "label" in fields and outputs.kind == "classification":
+            path = "label"
+        elif outputs.kind == "transcription":
+            path = "symbol"
         elif len(fields) == 1:
             (path,) = fields
     if path not in fields:
@@ -237,7 +253,15 @@ def fields_of(outputs: OutputSpec) -> list[Field]:
     names = outputs.names
     if outputs.kind == "classification":
         numbers = [Field(f"probabilities.{i}", "number", i) for i in range(len(names))]
-        return [Field("label", "label", labels=tuple(names)), *numbers]
+        if outputs.top:
+            numbers = [Field(f"top.{i}.probability", "top", i) for i in range(outputs.top)]
+        found = [Field("label", "label", labels=tuple(names)), *numbers]
+        if outputs.likelihood is not None:
+            flag = Field("anomaly.flag", "flag", threshold=outputs.likelihood.threshold)
+            found = [flag, Field("anomaly.score", "score"), *found]
+        return found
+    if outputs.kind == "transcription":
+        return [Field("symbol", "symbol", labels=names), Field("probability", "top", 0)]
     if outputs.forecast is None:
         return [Field(name, "number", i) for i, name in enumerate(names)]
     forecast, anomaly = outputs.forecast, outputs.anomaly
@@ -257,8 +281,9 @@ def fields_of(outputs: OutputSpec) -> list[Field]:
 
 
 def _check_fits(emit: Emit, field: Field) -> None:
-    number = field.kind in ("number", "score")
-    what = {"number": "a number", "score": "a number", "label": "a label"}.get(field.kind, "a flag")
+    number = field.kind in NUMBERS
+    named = {"label": "a label", "symbol": "a symbol"}
+    what = "a number" if number else named.get(field.kind, "a flag")
     where = f"emit.field {field.path!r} is {what}"
     if number:
         if emit.equals:
@@ -273,10 +298,15 @@ def _check_fits(emit: Emit, field: Field) -> None:
     for name in ("above", "below", "step"):
         if getattr(emit, name) is not None:
             raise SettingsError(f"emit.{name}: expected none: {where}")
-    if not emit.has_condition:
-        return
-    allowed = field.labels or ("true", "false")
-    if emit.equals not in allowed and not (not emit.equals and not field.labels):
+    if emit.has_condition:
+        _check_equals(emit, field, where)
+
+
+def _check_equals(emit: Emit, field: Field, where: str) -> None:
+    if not emit.equals and (field.kind == "symbol" or not field.labels):
+        return  # the condition is that there is a symbol, or that the flag is true
+    allowed = field.labels[1:] if field.kind == "symbol" else field.labels or ("true", "false")
+    if emit.equals not in allowed:
         raise SettingsError(
             f"emit.equals: expected one of {', '.join(allowed)}, got "
             f"{emit.equals if emit.equals else 'none'}: {where}"
@@ -284,8 +314,10 @@ def _check_fits(emit: Emit, field: Field) -> None:
 
 
 def _number_of(emit: Emit, field: Field) -> float | None:
-    """Return the value that `equals` stands for; None: the condition is on a number."""
-    if field.kind in ("number", "score") or not emit.has_condition:
+    """Return the value that `equals` stands for; None: the condition is another one."""
+    if field.kind in NUMBERS or not emit.has_condition:
+        return None
+    if field.kind == "symbol" and not emit.equals:
         return None
     if field.labels:
         return float(field.labels.index(str(emit.equals)))

@@ -1,7 +1,7 @@
 """Predictions written by the native module, byte for byte as keyfold.export.predictions does.
 
-Owns which bundles' predictions it can write; the others', forecasts, are written in Python. Called
-by worker/pipeline.py.
+Owns which bundles' predictions it can write; the others' (forecasts, texts' scores, the largest
+probabilities alone) are written in Python. Called by worker/pipeline.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def encoder_of(
     outputs: OutputSpec, bundle_id: str, topic: str, *, use_native: bool
 ) -> PredictionEncoder:
     """Return what writes a bundle's predictions."""
-    if use_native and outputs.kind in ("regression", "classification"):
+    plain = not outputs.top and outputs.likelihood is None
+    if use_native and plain and outputs.kind in ("regression", "classification"):
         return _NativeEncoder(outputs, bundle_id, topic)
     return PredictionEncoder(outputs, bundle_id, topic)
 
@@ -46,8 +47,13 @@ class _NativeEncoder(PredictionEncoder):
         if caused.abouts is not None or caused.indexes is not None or caused.lasts is not None:
             return super().encode(partition, caused, y, scores)
         gaps = None if caused.gaps is None else np.asarray(caused.gaps, np.bool_)
-        return native.write_predictions(
+        payloads, declined = native.write_predictions(
             b"%b:%d" % (self._topic, partition), self._heads, self._pieces, self._tail,
             np.asarray(caused.offsets, np.int64), caused.keys,
             np.asarray(caused.times_ms, np.int64), np.asarray(caused.steps, np.int64), y, gaps,
         )  # fmt: skip
+        if declined:
+            rest = super().encode(partition, caused.only(declined), y[declined])
+            for row, payload in zip(declined, rest, strict=True):
+                payloads[row] = payload
+        return payloads

@@ -23,10 +23,16 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from numpy.typing import NDArray
 
 from keyfold.worker import native
-from keyfold.worker.header_names import AnyHeaders, RememberingRecords
+from keyfold.worker.header_names import (
+    LENGTH_FROM,
+    MAGIC_AT,
+    AnyHeaders,
+    RememberingRecords,
+    length_of,
+)
 from keyfold.worker.protocol import Record
 from keyfold.worker.records import Records
-from keyfold.worker.unreadable import Readable
+from keyfold.worker.unreadable import Telling
 
 ITEM_BYTES = 1 << 20  # in memory, of one item: what was compressed may be many times its fetch
 MAX_ITEMS = 32  # of one poll
@@ -35,8 +41,6 @@ ROW_BYTES = 64  # of one record in memory, beside its bytes as they came
 # base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and largest
 # timestamp, producer id and epoch, base sequence, number of records
 _HEADER = Struct(">qiibIhiqqqhii")
-_LENGTH_FROM = 12  # the length counts from the leader epoch on
-_MAGIC_AT = 16
 _CRC_FROM = 21
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _DECODERS: dict[int, Callable[[bytes], bytes]] = {
@@ -124,13 +128,13 @@ class RecordSet(RememberingRecords):
     def all_of_version_2(self) -> bool:
         """Whether every whole batch has the form that this module reads."""
         at = 0
-        while len(self.data) - at > _MAGIC_AT:  # an old message may be shorter than a header
-            if self.data[at + _MAGIC_AT] != 2:
+        while len(self.data) - at > MAGIC_AT:  # an old message may be shorter than a header
+            if self.data[at + MAGIC_AT] != 2:
                 return False
-            length = int.from_bytes(self.data[at + 8 : at + 12], "big", signed=True)
-            if length < _HEADER.size - _LENGTH_FROM:
+            length = length_of(self.data, at)
+            if length < _HEADER.size - LENGTH_FROM:
                 break  # it might lead nowhere, or back; FetchedRecords says what is wrong
-            at += _LENGTH_FROM + length
+            at += LENGTH_FROM + length
         return True
 
 
@@ -174,7 +178,7 @@ class FetchedRecords:
         data, at = self._data, 0
         while len(data) - at >= _HEADER.size:
             header = _HEADER.unpack_from(data, at)
-            end = at + _LENGTH_FROM + header[1]
+            end = at + LENGTH_FROM + header[1]
             if end > len(data):
                 return  # cut off by the fetch's limit; it comes again
             if end < at + _HEADER.size:
@@ -260,9 +264,9 @@ def read_records(of: Any, topic: str, *, as_bytes: bool) -> None:
     ) -> Any:
         if as_bytes and tp.topic == topic and records.all_of_version_2():
             where = f"{tp.topic}:{tp.partition}"
-            return Readable(FetchedRecords(where, records.data, aborted, fetch_offset))
+            return Telling(FetchedRecords(where, records.data, aborted, fetch_offset))
         reader = AnyHeaders(tp, records, aborted, fetch_offset, *rest)
-        return Readable(reader) if tp.topic == topic else reader
+        return Telling(reader) if tp.topic == topic else reader
 
     taking = type(of)._proc_fetch_request
     names = {"MemoryRecords": RecordSet, "PartitionRecords": partition_records}

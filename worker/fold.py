@@ -15,49 +15,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.anomaly import Back
+from keyfold.export.answers import Happened, keeper_of
 from keyfold.export.bundle import Tensors
 from keyfold.export.front import Front
+from keyfold.export.likelihood import Surprise
 from keyfold.worker.emission import Emission
+from keyfold.worker.generation import Generation
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.rows import NOT_FINITE, Rows
-from keyfold.worker.schedule import Group, schedule
+from keyfold.worker.schedule import schedule
 from keyfold.worker.slots import Slots
-from keyfold.worker.unrolled import Unrolled
-
-__all__ = ["NOT_FINITE", "Fold", "Rows"]
+from keyfold.worker.unrolled import Unrolled, finite_rows
 
 _NOTHING: Tensors = {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Stepped:
-    """What one call led to, over the real steps only: beyond a row's length there is nothing."""
+class _Called:
+    """What one call led to: B keys, up to T events each."""
 
-    y: NDArray[np.float32]  # (N,O)
-    scores: NDArray[np.float32] | None  # (N,S)
-    verdicts: NDArray[np.uint8] | None  # (N,)
-    states: Tensors  # all that the keys' states hold, by name: (B, *dims)
+    events: NDArray[np.intp]  # (B,T) rows; beyond a key's length: anything
+    real: NDArray[np.bool_]  # (B,T) within its length
+    lengths: NDArray[np.int32]  # (B,)
+    before: Tensors  # the states that it began with: (B, *dims)
+    y: NDArray[np.float32]  # (B,T,O)
+    states: Tensors  # what front and graph left: (B, *dims)
+
+    def part(self, these: NDArray[np.bool_]) -> _Called:
+        """Return some of the keys."""
+        return _Called(
+            self.events[these],
+            self.real[these],
+            self.lengths[these],
+            {name: values[these] for name, values in self.before.items()},
+            self.y[these],
+            {name: values[these] for name, values in self.states.items()},
+        )
 
 
 class Fold:
     """Runs events through a model over the slots."""
 
     def __init__(
-        self, model: Model, slots: Slots, metrics: Metrics, rule: Emission | None = None
+        self,
+        model: Model,
+        slots: Slots,
+        metrics: Metrics,
+        rule: Emission | None = None,
+        topic: str = "",
     ) -> None:
+        """Fold over `slots`; `topic`: of the events, whose ids seed what answers them."""
         manifest = model.bundle.manifest
         self._model, self._slots, self._metrics = model, slots, metrics
         self._max_steps = manifest.max_steps
         self._front, self._back = Front.of(manifest.features), Back.of(manifest.outputs)
+        self._surprise = Surprise.of(manifest.outputs)
+        self._keeper = keeper_of(manifest.outputs)
         self._rule = rule
-        self._unrolled = Unrolled(model, slots, rule)
+        self._generates = manifest.outputs.generate is not None
+        self._unrolled = (
+            Generation(model, slots, topic) if self._generates else Unrolled(model, slots, rule)
+        )
 
     def scores(self, count: int) -> NDArray[np.float32] | None:
         """Return room for the scores of `count` events; None: the bundle has none."""
-        if self._back is None:
+        scored = self._back or self._surprise
+        if scored is None:
             return None
-        return np.full((count, len(self._back.columns)), np.nan, np.float32)
+        return np.full((count, len(scored.columns)), np.nan, np.float32)
+
+    def said(self) -> dict[int, list[bytes]] | None:
+        """Return room for what events are answered; None: the bundle does not generate."""
+        return {} if self._generates else None
 
     def verdicts(self, count: int) -> NDArray[np.uint8] | None:
         """Return room for the verdicts on `count` events; None: no rule says what is emitted."""
@@ -74,59 +104,98 @@ class Fold:
             groups = schedule(rows.slots[valid], self._max_steps)
         with self._metrics.timed("step"):
             for group in groups:
-                self._run(group, valid[group.events], rows)
+                self._run(group.slots, valid[group.events], group.lengths, rows)
 
-    def _run(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
-        """Run one call of the model; `events` (B,T) are the group's rows."""
-        slots = self._slots
-        real = np.arange(events.shape[1]) < group.lengths[:, None]
-        stepped = self._step(rows, events, group.lengths, real, slots.gather(group.slots))
-        if stepped is None:
-            self._run_carefully(group, events, rows)
-            return
-        slots.scatter(group.slots, stepped.states)
-        before = slots.steps[group.slots].astype(np.int64)
-        rows.y[events[real]] = stepped.y
-        if rows.scores is not None:
-            rows.scores[events[real]] = stepped.scores
-        if rows.verdicts is not None and stepped.verdicts is not None:
-            rows.verdicts[events[real]] = stepped.verdicts
-        rows.steps[events[real]] = (before[:, None] + 1 + np.arange(events.shape[1]))[real]
-        slots.steps[group.slots] = before + group.lengths
-        last = events[np.arange(len(events)), group.lengths - 1]
-        slots.offsets[group.slots] = rows.offsets[last]
-        slots.times_ms[group.slots] = rows.times_ms[last]
-        slots.touched_ms[group.slots] = rows.stream_ms[last]
-
-    def _step(
+    def _run(
         self,
-        rows: Rows,
+        these: NDArray[np.intp],
         events: NDArray[np.intp],
         lengths: NDArray[np.int32],
-        real: NDArray[np.bool_],
-        before: Tensors,
-    ) -> _Stepped | None:
-        """Step events (B,T) from the states `before`; None: a result is not finite."""
+        rows: Rows,
+    ) -> None:
+        """Run one call of the model: rows `events` (B,T), `lengths` (B,), from `these` slots (B,).
+
+        Beyond a length stands any row.
+        """
+        before = self._slots.gather(these)
         x, front = rows.x[events], _NOTHING
         if self._front is not None:
             x, front = self._front.run(x, rows.times_ms[events], lengths, before)
         y, after = self._model.step(x, lengths, before)
-        if not _finite(y[real], after):
-            return None
-        if self._back is None and self._rule is None:
-            return _Stepped(y[real], None, None, {**after, **front} if front else after)
-        scores, back = None, _NOTHING
+        real = np.arange(events.shape[1]) < lengths[:, None]
+        states = {**after, **front} if front else after
+        called = _Called(events, real, lengths, before, y, states)
+        if _finite(y[real], after):
+            self._keep(these, called, rows)
+            return
+        bad = (~np.isfinite(y).all(axis=-1) & real).any(axis=1) | ~finite_rows(after, len(y))
+        if not bad.all():
+            self._keep(these[~bad], called.part(~bad), rows)
+        self._run_apart(these[bad], events[bad], lengths[bad], rows)
+
+    def _keep(self, these: NDArray[np.intp], called: _Called, rows: Rows) -> None:
+        """Finish a call whose results are finite: fill in its rows and the slots `these` (B,)."""
+        slots, events, real, y = self._slots, called.events, called.real, called.y
+        before, lengths, states = called.before, called.lengths, called.states
+        scores = None
         if self._back is not None:
             scores, back = self._scored(y, rows.observed, events, lengths, before)
-        verdicts, memory = None, _NOTHING
+            states = {**states, **back}
+            if rows.scores is not None:
+                rows.scores[events[real]] = scores[real]
         if self._rule is not None:
             verdicts, memory = self._rule.run(y, scores, lengths, before)
-        return _Stepped(
-            y[real],
-            None if scores is None else scores[real],
-            None if verdicts is None else verdicts[real],
-            {**after, **front, **back, **memory},
-        )
+            states = {**states, **memory}
+            if rows.verdicts is not None:
+                rows.verdicts[events[real]] = verdicts[real]
+        if self._keeper is not None:
+            happened = Happened(y, rows.offsets[events], rows.times_ms[events], lengths)
+            kept = self._keeper.run(happened, before)
+            states = {**states, **kept.states}
+            if rows.abouts is not None and kept.abouts is not None:
+                rows.abouts[events[real]] = kept.abouts[real]
+            if rows.about_ms is not None and kept.about_ms is not None:
+                rows.about_ms[events[real]] = kept.about_ms[real]
+        slots.scatter(these, states)
+        done = slots.steps[these].astype(np.int64)
+        rows.y[events[real]] = y[real]
+        rows.steps[events[real]] = (done[:, None] + 1 + np.arange(events.shape[1]))[real]
+        slots.steps[these] = done + lengths
+        last = events[np.arange(len(events)), lengths - 1]
+        slots.offsets[these] = rows.offsets[last]
+        slots.times_ms[these] = rows.times_ms[last]
+        slots.touched_ms[these] = rows.stream_ms[last]
+
+    def _run_apart(
+        self,
+        these: NDArray[np.intp],
+        events: NDArray[np.intp],
+        lengths: NDArray[np.int32],
+        rows: Rows,
+    ) -> None:
+        """Run keys again whose call held a result that is not finite, to leave that event out.
+
+        Half of the steps, then the other half, and so on: a burst of T steps with one such event
+        costs 2 log2(T) calls, and the parts without it are kept as they are.
+        """
+        steps = int(lengths.max())
+        if steps == 1:
+            self._reject(these, events[:, 0], rows)
+            return
+        half = steps // 2
+        self._run(these, events[:, :half], np.minimum(lengths, np.int32(half)), rows)
+        longer = lengths > half
+        rest = lengths[longer] - np.int32(half)
+        self._run(these[longer], events[longer, half:steps], rest, rows)
+
+    def _reject(self, these: NDArray[np.intp], events: NDArray[np.intp], rows: Rows) -> None:
+        """Leave events (B,) out, whose step from the slots `these` (B,) is not finite."""
+        slots = self._slots
+        # Not a step, but a sign of life: silence is told from the log alone.
+        slots.times_ms[these] = rows.times_ms[events]
+        slots.touched_ms[these] = rows.stream_ms[events]
+        rows.slots[events] = -1
+        rows.rejects.update(dict.fromkeys(events.tolist(), NOT_FINITE))
 
     def _scored(
         self,
@@ -137,33 +206,10 @@ class Fold:
         before: Tensors,
     ) -> tuple[NDArray[np.float32], Tensors]:
         """Score events (B,T) with outputs y; return scores (B,T,S) and the back's states."""
-        if self._back is None or observed is None:
-            raise RuntimeError("expected observed values: the bundle scores events, got none")
-        return self._back.run(y, observed[events], lengths, before)
-
-    def _run_carefully(self, group: Group, events: NDArray[np.intp], rows: Rows) -> None:
-        """Run a group one event at a time, leaving out those whose result is not finite."""
-        slots, one, real = self._slots, np.ones(1, np.int32), np.ones((1, 1), np.bool_)
-        for place, slot in enumerate(group.slots):
-            here = slot[None]
-            for event in events[place, : group.lengths[place]]:
-                stepped = self._step(rows, event[None, None], one, real, slots.gather(here))
-                # Not a step, but a sign of life: silence is told from the log alone.
-                slots.times_ms[slot] = rows.times_ms[event]
-                slots.touched_ms[slot] = rows.stream_ms[event]
-                if stepped is None:
-                    rows.rejects[int(event)] = NOT_FINITE
-                    rows.slots[event] = -1
-                    continue
-                slots.scatter(here, stepped.states)
-                slots.steps[slot] += np.uint64(1)
-                slots.offsets[slot] = rows.offsets[event]
-                rows.y[event] = stepped.y[0]
-                if rows.scores is not None and stepped.scores is not None:
-                    rows.scores[event] = stepped.scores[0]
-                if rows.verdicts is not None and stepped.verdicts is not None:
-                    rows.verdicts[event] = stepped.verdicts[0]
-                rows.steps[event] = slots.steps[slot]
+        if self._back is None:
+            raise RuntimeError("expected a bundle that scores events, got another")
+        seen = None if observed is None else observed[events]
+        return self._back.run(y, seen, lengths, before)
 
 
 def _finite(y: NDArray[np.float32], states: Tensors) -> bool:

@@ -15,7 +15,12 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-_LENGTH_AT, _LENGTH_FROM, _MAGIC_AT = 8, 12, 16  # of a batch, in every format
+_LENGTH_AT, LENGTH_FROM, MAGIC_AT = 8, 12, 16  # of a batch, in every format
+
+
+def length_of(data: bytes, at: int) -> int:
+    """Return what the batch at `at` says of its length, counted from LENGTH_FROM on."""
+    return int.from_bytes(data[at + _LENGTH_AT : at + LENGTH_FROM], "big", signed=True)
 
 
 class RememberingRecords(MemoryRecords):  # type: ignore[misc]
@@ -30,8 +35,7 @@ class RememberingRecords(MemoryRecords):  # type: ignore[misc]
         """Return the next batch."""
         batch = super().next_batch()
         self._at = self._end
-        length = self.data[self._at + _LENGTH_AT : self._at + _LENGTH_FROM]
-        self._end += _LENGTH_FROM + int.from_bytes(length, "big", signed=True)
+        self._end += LENGTH_FROM + length_of(self.data, self._at)
         return batch
 
     @property
@@ -65,7 +69,7 @@ class _AnyNames(_MemoryRecordsPy):  # type: ignore[misc]
         """Return the next batch, to be read here where its format has headers."""
         data = self._next_slice
         batch = super().next_batch()
-        return AnyNamesBatch(data) if data is not None and data[_MAGIC_AT] >= 2 else batch
+        return AnyNamesBatch(data) if data is not None and data[MAGIC_AT] >= 2 else batch
 
 
 class AnyNamesBatch(_DefaultRecordBatchPy):  # type: ignore[misc]

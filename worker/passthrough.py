@@ -17,11 +17,23 @@ import msgspec
 import orjson
 
 from keyfold.export.formats import Format
+from keyfold.export.outputs import OutputSpec
+from keyfold.export.settings import SettingsError
 from keyfold.worker.errors import Reject
 
 MOST_BYTES = 64 * 1024  # of the member "event"; a larger one is null
 GAP = b',"gap":true}'  # of a prediction whose key may have lost events: the last member
 ABSENT = msgspec.Raw(b"")
+
+
+def check_fits(paths: Sequence[str], outputs: OutputSpec) -> None:
+    """Raise SettingsError where predictions are about other events than those that cause them."""
+    if paths and outputs.describes_others:
+        what = "sessions" if outputs.answers == "session" else "look-ahead"
+        raise SettingsError(
+            f"worker.passthrough: expected none with a bundle of {what}, got {', '.join(paths)}: "
+            "what would be repeated is the event that causes a prediction, not the one it is about"
+        )
 
 
 class Passthrough:

@@ -10,25 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.events import (
-    Caused,
-    Decoder,
-)
+from keyfold.export.answers import MOST_EVERY
+from keyfold.export.events import Caused, Decoder
 from keyfold.export.formats import format_for
+from keyfold.worker.caused import Answers, listing_of
 from keyfold.worker.emission import ALERT, OUTPUT, Emission
 from keyfold.worker.emit import DeadLetter, Outputs
 from keyfold.worker.encoder import encoder_of
-from keyfold.worker.fold import Fold, Rows
+from keyfold.worker.fold import Fold
+from keyfold.worker.generation import most_events
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
 from keyfold.worker.owner import Owner
-from keyfold.worker.passthrough import Passthrough
-from keyfold.worker.placement import NO_STREAM, Placement, Places
+from keyfold.worker.passthrough import Passthrough, check_fits
+from keyfold.worker.placement import NO_STREAM, Left, Placement, Places
 from keyfold.worker.records import values_of
+from keyfold.worker.rows import Rows
 from keyfold.worker.share import Share, take
 from keyfold.worker.slots import Slots, as_rows
 from keyfold.worker.state_codec import StateCodec, StateCorrupt
@@ -64,17 +67,22 @@ class Pipeline:
         manifest, rule = model.bundle.manifest, shown.rule
         self._slots, self._store, self._metrics = slots, store, metrics
         self._decoder = Decoder(manifest.events, manifest.features, manifest.outputs.targets)
-        self._fold = Fold(model, slots, metrics, rule)
+        self._fold = Fold(model, slots, metrics, rule, shown.topic)
         self._encoder = encoder_of(
             manifest.outputs, model.bundle.id, shown.topic, use_native=shown.native
         )
         paths = shown.passthrough
+        check_fits(paths, manifest.outputs)
         form = format_for(manifest.events, manifest.features)
         self._passthrough = Passthrough(paths, form) if paths else None
         self._codec = StateCodec(manifest, () if rule is None else rule.states)
         self._placement = Placement(slots, manifest.events)
-        self._outputs = len(manifest.outputs.names)
-        self._most_bytes = None if manifest.features.text is None else MOST_TEXT_BYTES
+        self._spec, self._listing = manifest.outputs, listing_of(manifest.outputs, slots)
+        self._outputs = manifest.width
+        self._most_events = most_events(model.bundle)
+        self._most_bytes = None if manifest.features.unrolled is None else MOST_TEXT_BYTES
+        if self._spec.read == "every":
+            self._most_bytes = min(MOST_TEXT_BYTES, MOST_EVERY // self._outputs)
         self._work = asyncio.Event()
 
     def wake(self) -> None:
@@ -87,7 +95,7 @@ class Pipeline:
         """Run micro-batches of at most `max_events` for ever, keeping about `max_keys` resident."""
         while True:
             self._work.clear()
-            shares = take(owners(), max_events, self._most_bytes)
+            shares = take(owners(), min(max_events, self._most_events), self._most_bytes)
             if not shares:
                 await self._work.wait()
                 continue
@@ -108,23 +116,32 @@ class Pipeline:
         with self._metrics.timed("load"):
             await asyncio.gather(*self._loads(shares))
         shares = [share for share in shares if share.valid]
-        places = Places.of(decoded.times_ms, timestamps_ms, decoded.rejects)
-        retired = [slot for share in shares for slot in self._placement.place(share, places)]
-        self._metrics.resets += len(retired)
+        places = Places.of(decoded.times_ms, timestamps_ms, decoded.rejects, decoded.ends)
+        left = [self._placement.place(share, places) for share in shares]
+        self._metrics.resets += sum(map(len, left))
         rows = Rows(
             places.slots, decoded.x, offsets, decoded.times_ms, places.stream_ms,
             np.zeros((len(offsets), self._outputs), np.float32), np.zeros(len(offsets), np.int64),
             decoded.rejects, decoded.observed, self._fold.scores(len(offsets)),
-            self._fold.verdicts(len(offsets)), decoded.lengths,
+            self._fold.verdicts(len(offsets)), decoded.lengths, said=self._fold.said(),
+            **self._room(len(offsets), len(decoded.x)),
         )  # fmt: skip
         placed = rows.slots.copy()
         self._fold.apply(rows)
         self._placement.settle_gaps()
         with self._metrics.timed("encode"):
-            for share in shares:
-                self._hand_over(share, rows, placed[share.rows])
-        for slot in retired:
-            self._slots.retire(slot)
+            for share, closed in zip(shares, left, strict=True):
+                self._hand_over(share, rows, placed[share.rows], closed)
+        for one in chain.from_iterable(left):
+            self._slots.retire(one.slot)
+
+    def _room(self, events: int, steps: int) -> dict[str, NDArray[Any]]:
+        """Return room for what some bundles' events lead to, by its name in Rows."""
+        if self._spec.read == "every":
+            return {"each": np.zeros((steps, self._outputs), np.float32)}
+        if self._spec.delay:
+            return {name: np.zeros(events, np.int64) for name in ("abouts", "about_ms")}
+        return {}
 
     # -- load --------------------------------------------------------------------------------------
 
@@ -169,32 +186,23 @@ class Pipeline:
 
     # -- hand over ---------------------------------------------------------------------------------
 
-    def _hand_over(self, share: Share, rows: Rows, placed: NDArray[np.intp]) -> None:
-        """Write a share's predictions and dead letters and give them to its owner."""
+    def _hand_over(
+        self, share: Share, rows: Rows, placed: NDArray[np.intp], closed: Sequence[Left]
+    ) -> None:
+        """Write a share's predictions and dead letters and give them to its owner.
+
+        `closed` are the slots that keys of the share have left.
+        """
         emit_from = share.owner.partition.emit_from
         stepped = share.first + np.flatnonzero(rows.slots[share.rows] >= 0)
         self._metrics.events += len(stepped)
+        answers = self._listing(stepped, rows, closed)
         if rows.offsets[share.first] < emit_from:  # a silent replay, at least in part
-            stepped = stepped[rows.offsets[stepped] >= emit_from]
-        verdicts = None
-        if rows.verdicts is not None:
-            stepped = stepped[rows.verdicts[stepped] > 0]
-            verdicts = rows.verdicts[stepped]
-        slots = rows.slots[stepped]
-        at, gaps = slots.tolist(), self._slots.gaps[slots]
-        caused = Caused(
-            rows.offsets[stepped],
-            [*map(self._slots.fragments.__getitem__, at)],
-            rows.times_ms[stepped],
-            rows.steps[stepped],
-            gaps.tolist() if gaps.any() else None,
-        )
-        scores = None if rows.scores is None else rows.scores[stepped]
-        payloads = self._encoder.encode(share.number, caused, rows.y[stepped], scores)
-        if self._passthrough is not None:
-            column = share.records.value_column()
-            values = [column[row] for row in (stepped - share.first).tolist()]
-            payloads = self._passthrough.added(payloads, values)
+            answers = answers.pick(rows.offsets[answers.causes] >= emit_from)
+        if answers.verdicts is not None:
+            answers = answers.pick(answers.verdicts > 0)
+        keys = [*map(self._slots.keys.__getitem__, answers.slots.tolist())]
+        payloads = self._written(share, rows, answers, keys)
         dead_letters = []
         for row in sorted(rows.rejects.keys() & range(share.rows.start, share.rows.stop)):
             record = share.records[row - share.first]
@@ -202,13 +210,38 @@ class Pipeline:
                 dead_letters.append(
                     DeadLetter(record.offset, record.key, record.value, rows.rejects[row])
                 )
-        keys = [*map(self._slots.keys.__getitem__, at)]
         stream_ms = int(rows.stream_ms[share.rows.stop - 1])
         share.owner.applied(
-            share.records, placed[placed >= 0], _sorted(keys, payloads, dead_letters, verdicts),
+            share.records, placed[placed >= 0],
+            _sorted(keys, payloads, dead_letters, answers.verdicts),
             None if stream_ms == NO_STREAM else stream_ms,
         )  # fmt: skip
         self._metrics.rejects += len(dead_letters)
+
+    def _written(
+        self, share: Share, rows: Rows, answers: Answers, keys: Sequence[bytes]
+    ) -> list[bytes]:
+        """Return a share's predictions, of `keys`, as they go out."""
+        gaps = self._slots.gaps[answers.slots]
+        caused = Caused(
+            rows.offsets[answers.causes],
+            keys,
+            answers.times_ms,
+            answers.steps,
+            gaps.tolist() if gaps.any() else None,
+            answers.abouts,
+            answers.indexes,
+            None if answers.lasts is None else answers.lasts.tolist(),
+        )
+        if answers.outputs is None:
+            payloads = self._encoder.encode(share.number, caused, answers.y, answers.scores)
+        else:
+            payloads = self._encoder.around(share.number, caused, answers.outputs)
+        if self._passthrough is None:
+            return payloads
+        column = share.records.value_column()
+        values = [column[row] for row in (answers.causes - share.first).tolist()]
+        return self._passthrough.added(payloads, values)
 
 
 def _sorted(

@@ -1,7 +1,8 @@
 """Finds every event's slot: resets by tombstones and by silence, and the partition's stream time.
 
-Owns the rules by which a key starts cold again. Both are part of the fold, told from the log alone:
-a tombstone, or a silence longer than the bundle's reset_after_ms. Silence is measured twice, by the
+Owns the rules by which a key starts cold again. All are part of the fold, told from the log alone:
+a tombstone, an event that ends its key's history (events.end_field; also one whose step fails), or
+a silence longer than the bundle's reset_after_ms. Silence is measured twice, by the
 key's own event times and by the partition's stream time (the running maximum of event times, none
 taken as later than its record's timestamp); the second one lets the worker forget a silent key at
 once, because its next event would reset it anyway. Called by worker/pipeline.py.
@@ -32,13 +33,28 @@ class Places:
     rejects: dict[int, str]  # row -> why it is no event
     slots: NDArray[np.intp]  # (N,) each event's slot; -1: a reject or a tombstone
     stream_ms: Times  # (N,) stream time of its partition, the row included
+    ends: NDArray[np.bool_] | None = None  # (N,) events that end their key's history; None: none
 
     @classmethod
-    def of(cls, times_ms: Times, timestamps_ms: Times, rejects: dict[int, str]) -> Self:
+    def of(
+        cls,
+        times_ms: Times,
+        timestamps_ms: Times,
+        rejects: dict[int, str],
+        ends: NDArray[np.bool_] | None = None,
+    ) -> Self:
         """Begin with every row unplaced."""
         count = len(times_ms)
         empty, none = np.full(count, -1, np.intp), np.full(count, NO_STREAM, np.int64)
-        return cls(times_ms, timestamps_ms, rejects, empty, none)
+        return cls(times_ms, timestamps_ms, rejects, empty, none, ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A slot that its key has left: it started anew in another one."""
+
+    row: int  # of the record by which it did
+    slot: int  # of the key until then; events before it still step in it
 
 
 class Placement:
@@ -51,11 +67,11 @@ class Placement:
         # Resets by silence in this micro-batch, in order: slot left, cold slot, end of lost range.
         self._silent: list[tuple[int, int, int]] = []
 
-    def place(self, share: Share, places: Places) -> list[int]:
+    def place(self, share: Share, places: Places) -> list[Left]:
         """Set the slots and stream times of a share's rows; complete its rejects.
 
         Every key with an event here has a slot already. Returns the slots that reset keys have
-        left: events before the reset still step in them, to be retired afterwards.
+        left, in the order of the records: to be retired after the fold.
         """
         of = self._slots.of(share.number)
         found = share.found or share.records.find(of)
@@ -77,7 +93,8 @@ class Placement:
             raise RuntimeError(
                 f"{share.owner}: expected a slot for every event, got {without} less"
             )
-        if tombstones or self._any_expired(share, places):
+        ends = places.ends is not None and places.ends[share.rows].any()
+        if tombstones or ends or self._any_expired(share, places):
             return self._place_one_by_one(share, places)
         return []
 
@@ -135,16 +152,16 @@ class Placement:
         silent = _is_longer(last_time, times, after_ms) | _is_longer(touched, stream, after_ms)
         return bool((alive & silent).any())
 
-    def _place_one_by_one(self, share: Share, places: Places) -> list[int]:
+    def _place_one_by_one(self, share: Share, places: Places) -> list[Left]:
         """Give a reset key another, cold slot; its events before the reset keep the old one."""
-        left: list[int] = []
+        left: list[Left] = []
         of = self._slots.of(share.number)
         lives: dict[bytes, tuple[int, int] | None] = {}  # last event's time and stream time
         for row, key in enumerate(share.keys, share.first):
             if key is None or row in places.rejects:
                 continue
             if places.slots[row] < 0:  # a tombstone
-                left.append(self._start_cold(share, row, gap=False))
+                left.append(Left(row, self._start_cold(share, row, gap=False)))
                 lives[key] = None
                 continue
             slot = of[key]
@@ -157,9 +174,12 @@ class Placement:
                 )
             now = int(places.times_ms[row]), int(places.stream_ms[row])
             if self._is_silent(lives[key], now):
-                left.append(self._start_cold(share, row, gap=False))
-                self._silent.append((left[-1], of[key], share.owner.partition.lost_upto))
+                left.append(Left(row, self._start_cold(share, row, gap=False)))
+                self._silent.append((left[-1].slot, of[key], share.owner.partition.lost_upto))
             places.slots[row], lives[key] = of[key], now
+            if places.ends is not None and places.ends[row]:
+                left.append(Left(row, self._start_cold(share, row, gap=False)))
+                lives[key] = None
         return left
 
     def _is_silent(self, last: tuple[int, int] | None, now: tuple[int, int]) -> bool:

@@ -22,11 +22,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from keyfold.worker.config import Config
+from keyfold.worker.config import Config, SettingsError
 from keyfold.worker.processes_plan import EX_CRASH, EX_USAGE, Order, Plan, What
 
 log = logging.getLogger(__name__)
 
+PER_CORE = 4  # workers at most: one per core is enough, some wait for Kafka or Redis meanwhile
 LEAVE_S = 5.0  # of a worker's own stop behind its drain: liveness/last_words.py
 GRACE_S = 3.0  # behind that, before the rest is killed
 PROGRAM = ("-P", "-m", "keyfold.worker.cli")  # -P: as the console script, without this folder
@@ -36,8 +37,16 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run(config: Config, words: Sequence[str]) -> int:
-    """Run config.worker.processes workers with these command-line words; return the exit status."""
+    """Run config.worker.processes workers with these command-line words; return the exit status.
+
+    Raises SettingsError: there are too many.
+    """
     worker = config.worker
+    expect_room(worker.processes, cores())
+    command = [sys.executable, *PROGRAM, *words]
+    # In a program of its own: numpy would stay in this one, and its threads.
+    if subprocess.run([*command, "--look"], check=False).returncode == EX_USAGE:
+        return EX_USAGE
     last, port = worker.processes - 1, worker.web_port
     pages = f", pages on ports {port} to {port + last}" if port else ""
     log.info(
@@ -46,7 +55,23 @@ def run(config: Config, words: Sequence[str]) -> int:
     )  # fmt: skip
     plan = Plan(worker.processes, worker.drain_s + LEAVE_S + GRACE_S)
     with _signals() as wake:
-        return Parent(plan, [sys.executable, *PROGRAM, *words], wake).run()
+        return Parent(plan, command, wake).run()
+
+
+def expect_room(workers: int, on_cores: int) -> None:
+    """Refuse more workers than do any good. Raises SettingsError."""
+    most = PER_CORE * on_cores
+    if workers > most:
+        raise SettingsError(
+            f"worker.processes: expected at most {most}, {PER_CORE} for each core of this machine "
+            f"({on_cores}), got {workers}: one keeps a core busy, and each holds its own memory"
+        )
+
+
+def cores() -> int:
+    """Return how many cores this program may use."""
+    # Not on macOS.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Parent:

@@ -30,3 +30,8 @@ class Rows:
     scores: NDArray[np.float32] | None = None  # (N,S) of the anomaly; None: the bundle has none
     verdicts: NDArray[np.uint8] | None = None  # (N,) where each goes; None: all to the output
     lengths: NDArray[np.int64] | None = None  # (N,) steps of each event; None: one each
+    each: NDArray[np.float32] | None = None  # (M,O) outputs of all symbols; None: not asked for
+    abouts: NDArray[np.int64] | None = None  # (N,) offset of the event that each one's y describes
+    about_ms: NDArray[np.int64] | None = None  # (N,) its time; None: each describes itself
+    # Event -> the "output" of each symbol that answers it; None: the bundle does not generate.
+    said: dict[int, list[bytes]] | None = None

@@ -7,14 +7,14 @@ know Kafka or Redis; rows go in and out as arrays. Called by the pipeline and wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keyfold.export.bundle import Manifest, StateSpec, Tensors
-from keyfold.export.events import key_fragment
 from keyfold.worker.state_codec import States
 
 _FIRST_CAPACITY = 1024
@@ -40,8 +40,7 @@ class Slots:
         self._used_at = np.zeros(capacity, np.int64)  # number of the micro-batch that used it last
         self._changed = np.zeros(capacity, np.bool_)  # since the last snapshot of its partition
         self.keys: list[bytes] = [b""] * capacity
-        self.fragments: list[bytes] = [b""] * capacity  # key_fragment() of the key
-        self._free = list(range(capacity - 1, -1, -1))
+        self._free = array("q", range(capacity - 1, -1, -1))
         self._partitions = np.full(capacity, -1, np.int64)  # of each slot; -1: free
         self._of: dict[int, dict[bytes, int]] = {}  # partition -> key -> slot
         self._touched: dict[int, list[Rows]] = {}  # partition -> slots marked, with repetitions
@@ -53,6 +52,11 @@ class Slots:
     def of(self, partition: int) -> dict[bytes, int]:
         """Return the partition's key -> slot map (the caller may read it, not write)."""
         return self._of.setdefault(partition, {})
+
+    def all(self) -> Iterator[int]:
+        """Yield the slots of all resident keys."""
+        for of in self._of.values():
+            yield from of.values()
 
     def add(self, partition: int, key: bytes) -> int:
         """Give a key a cold slot; a key that has one already gets another (it was reset)."""
@@ -66,7 +70,7 @@ class Slots:
         self._changed[slot], self._marked_upto[slot] = False, 0
         self._used_at[slot] = self._clock
         self._partitions[slot] = partition
-        self.keys[slot], self.fragments[slot] = key, key_fragment(key)
+        self.keys[slot] = key
         self.of(partition)[key] = slot
         return slot
 
@@ -77,6 +81,11 @@ class Slots:
         self.steps[rows], self.offsets[rows] = states.steps, states.offsets
         self.times_ms[rows], self.touched_ms[rows] = states.times_ms, states.touched_ms
         self.gaps[rows] = states.gaps
+
+    def partitions(self, rows: Rows) -> NDArray[np.int64]:
+        """Return whose partitions' keys are in slots (B,)."""
+        found: NDArray[np.int64] = self._partitions[rows]
+        return found
 
     def gather(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Copy the tensors of slots (B,) out: name -> (B, *dims)."""
@@ -155,7 +164,7 @@ class Slots:
         return wanted
 
     def _release(self, slot: int) -> None:
-        self.keys[slot] = self.fragments[slot] = b""
+        self.keys[slot] = b""
         self._changed[slot] = False
         self._partitions[slot] = -1
         self._free.append(slot)
@@ -169,8 +178,7 @@ class Slots:
             setattr(self, name, _doubled(getattr(self, name)))
         self._partitions = np.concatenate([self._partitions, np.full(before, -1, np.int64)])
         self.keys += [b""] * before
-        self.fragments += [b""] * before
-        self._free += range(2 * before - 1, before - 1, -1)
+        self._free.extend(range(2 * before - 1, before - 1, -1))
 
 
 def as_rows(slots: Sequence[int]) -> Rows:

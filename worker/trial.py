@@ -36,7 +36,7 @@ class Trial:
         passthrough: Sequence[str] = (),
         rule: Emission | None = None,
     ) -> None:
-        self._topic = topic
+        self._topic, self._outputs = topic, model.bundle.manifest.outputs
         self.metrics = Metrics()
         self.slots = Slots(model.bundle.manifest, () if rule is None else rule.states)
         nowhere = cast(Any, _NoStates())
@@ -53,6 +53,21 @@ class Trial:
         return [
             (number, outputs) for number, owner in self._owners.items() for outputs in owner.flush()
         ]
+
+    @property
+    def pending(self) -> str:
+        """Say how many events have no answer; "" where that cannot be, or there are none."""
+        steps = [int(self.slots.steps[slot]) for slot in self.slots.all()]
+        if self._outputs.answers == "session":
+            count = sum(one > 0 for one in steps)
+            return f"{count:,} sessions are open: not answered yet" if count else ""
+        if not self._outputs.delay or not self.metrics.events:
+            return ""
+        count = sum(min(self._outputs.delay, one) for one in steps)
+        return (
+            f"{count:,} events are not answered yet, the last {self._outputs.delay} of each key "
+            "(outputs.delay); nor are the last ones before a key started anew"
+        )
 
     async def _run(self, shares: Sequence[tuple[int, Sequence[LogRecord]]]) -> None:
         taken: list[Share] = []

@@ -22,7 +22,7 @@ class Unreadable:
     why: str  # with topic and partition
 
 
-class Readable:
+class Telling:
     """A reader of one partition's fetch that does not raise where the log is damaged."""
 
     def __init__(self, reader: Any) -> None:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from keyfold.export.answers import Happened, keeper_of
 from keyfold.export.bundle import Tensors
+from keyfold.export.likelihood import Surprise, nats, scores
 from keyfold.worker.emission import Emission
 from keyfold.worker.model import Model
 from keyfold.worker.rows import NOT_FINITE, Rows
@@ -58,6 +60,8 @@ class Unrolled:
     def __init__(self, model: Model, slots: Slots, rule: Emission | None) -> None:
         self._model, self._slots, self._rule = model, slots, rule
         self._max_steps = model.bundle.manifest.max_steps
+        self._surprise = Surprise.of(model.bundle.manifest.outputs)
+        self._keeper = keeper_of(model.bundle.manifest.outputs)
 
     def apply(self, rows: Rows, lengths: NDArray[np.int64]) -> None:
         """Step every row that has a slot: `lengths` (N,) steps each."""
@@ -77,15 +81,25 @@ class Unrolled:
     def _run(self, events: Numbers, steps: _Steps, rows: Rows) -> set[int]:
         """Step events; return the slots where something was not finite, left as they came out."""
         slots, broken = self._slots, set[int]()
+        likely = np.empty(len(steps.of), np.float32)  # how likely each symbol was, if that is asked
         for group in schedule(rows.slots[events][steps.of], self._max_steps, NO_WAVES):
             x = rows.x[steps.at[group.events]]
-            y, after = self._model.step(x, group.lengths, slots.gather(group.slots))
-            slots.scatter(group.slots, after)
+            before = slots.gather(group.slots)
+            y, after = self._model.step(x, group.lengths, before)
             real = np.arange(x.shape[1]) < group.lengths[:, None]
-            bad = (~np.isfinite(y).all(axis=-1) & real).any(axis=1) | ~_finite_rows(after, len(y))
+            if self._surprise is not None:
+                found, newest = self._surprise.run(y, x[:, :, 0], group.lengths, before)
+                likely[group.events[real]] = found[real]
+                slots.scatter(group.slots, newest)
+            slots.scatter(group.slots, after)
+            bad = (~np.isfinite(y).all(axis=-1) & real).any(axis=1) | ~finite_rows(after, len(y))
             broken.update(group.slots[bad].tolist())
             last = real & steps.ends[group.events]
             rows.y[events[steps.of[group.events[last]]]] = y[last]
+            if rows.each is not None:
+                rows.each[steps.at[group.events[real]]] = y[real]
+        if rows.scores is not None:
+            rows.scores[events] = scores(nats(likely), np.bincount(steps.of))
         return broken
 
     def _run_carefully(self, events: Numbers, lengths: NDArray[np.int64], rows: Rows) -> None:
@@ -95,17 +109,27 @@ class Unrolled:
             here = rows.slots[event : event + 1]
             x = rows.x[first[event] : first[event] + lengths[event]]
             states, y, fine = self._slots.gather(here), rows.y[event], True
+            likely = [np.empty(0, np.float32)]
             for start in range(0, len(x), self._max_steps):
                 some = x[None, start : start + self._max_steps]
                 count = np.array([some.shape[1]], np.int32)
-                out, states = self._model.step(some, count, states)
+                before = states
+                out, states = self._model.step(some, count, before)
                 fine, y = fine and bool(np.isfinite(out).all()), out[0, -1]
-            if not (fine and _finite_rows(states, 1).all()):
+                if rows.each is not None:
+                    rows.each[first[event] + start :][: len(out[0])] = out[0]
+                if self._surprise is not None:
+                    found, newest = self._surprise.run(out, some[:, :, 0], count, before)
+                    likely.append(found[0])
+                    states |= newest
+            if not (fine and finite_rows(states, 1).all()):
                 rows.rejects[event] = NOT_FINITE
                 rows.slots[event] = -1
                 continue
             self._slots.scatter(here, states)
             rows.y[event] = y
+            if rows.scores is not None:
+                rows.scores[event] = scores(nats(np.concatenate(likely)), np.array([len(x)]))[0]
 
     def _note(self, events: Numbers, slots: Numbers, rows: Rows) -> None:
         """Note what became of the events in their slots, `slots` (N,), rejects included."""
@@ -122,6 +146,13 @@ class Unrolled:
         newest = order[last]
         own.steps[slots[newest]] += (ranks[last] + 1).astype(np.uint64)
         own.offsets[slots[newest]] = rows.offsets[events[newest]]
+        if self._keeper is not None:  # of sessions: no text is answered late
+            here = events[newest][:, None]
+            happened = Happened(
+                rows.y[here], rows.offsets[here], rows.times_ms[here], np.ones(len(here), np.int32)
+            )
+            before = own.gather(slots[newest])
+            own.scatter(slots[newest], self._keeper.run(happened, before).states)
 
     def _judge(self, events: Numbers, rows: Rows) -> None:
         """Say which predictions go where: the rule goes by events, not by steps."""
@@ -131,7 +162,8 @@ class Unrolled:
             mine = events[group.events]
             real = np.arange(mine.shape[1]) < group.lengths[:, None]
             before = self._slots.gather(group.slots)
-            verdicts, memory = self._rule.run(rows.y[mine], None, group.lengths, before)
+            scored = None if rows.scores is None else rows.scores[mine]
+            verdicts, memory = self._rule.run(rows.y[mine], scored, group.lengths, before)
             rows.verdicts[mine[real]] = verdicts[real]
             self._slots.scatter(group.slots, memory)
 
@@ -157,7 +189,7 @@ def _by_slot(slots: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     return order, ranks, begins + counts - 1
 
 
-def _finite_rows(states: Tensors, rows: int) -> NDArray[np.bool_]:
+def finite_rows(states: Tensors, rows: int) -> NDArray[np.bool_]:
     """Say of each row whether all its tensors are finite."""
     fine = np.ones(rows, np.bool_)
     for values in states.values():

@@ -20,7 +20,7 @@ from keyfold.export.bundle import Manifest
 from keyfold.export.states import OWN_PREFIXES, StateSpec
 from keyfold.export.verify import check_bundle
 from keyfold.export.wrap.adapt import Contract, dress
-from keyfold.export.wrap.exported import check_operators, loosened
+from keyfold.export.wrap.exported import check_operators, loosened, unbounded
 from keyfold.export.wrap.layout import Found, Sizes, check_names, find_layout
 from keyfold.export.wrap.own_graph import (
     FLOATS,
@@ -115,7 +115,8 @@ def wrap_graph(model: Any, request: Request, x: Floats, truths: Sequence[Truth])
     check_operators(model, request.graph.max_steps is None)
     model = loosened(model)
     found = find_layout(model, names, sizes)
-    several = request.graph.max_steps is None
+    free = unbounded(model)
+    several = request.graph.max_steps is None and not free
     claims = Claims(
         long=True,
         whole=several and found.long,
@@ -123,7 +124,9 @@ def wrap_graph(model: Any, request: Request, x: Floats, truths: Sequence[Truth])
         near=request.near,
         truths=tuple(truths),
     )
-    reason = "as told" if not several else "it takes no lengths of rows"
+    reason = "as told" if request.graph.max_steps else "it takes no lengths of rows"
+    if free:
+        reason = f"{free} may be infinite between two events and come back, which nobody would see"
     way = _long_way(model, names, sizes, found) if several else None
     if way is not None:
         try:

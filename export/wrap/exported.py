@@ -20,6 +20,7 @@ from keyfold.export.wrap.own_graph import FLOATS, RECURRENT, WrapError, dims_of,
 
 WEIGHTS_AT = 1  # number of the input W of the recurrent operators
 MODE_AT = 2  # number of the input training_mode of Dropout
+BOUNDED = frozenset({"sigmoid", "tanh", "hardsigmoid", "softsign"})  # activations, of any case
 
 
 def check_operators(model: Any, several: bool) -> None:
@@ -49,6 +50,19 @@ def check_operators(model: Any, several: bool) -> None:
                 f"{direction}: it needs events that have not come yet; train one without "
                 "(PyTorch: bidirectional=False)"
             )
+
+
+def unbounded(model: Any) -> str:
+    """Return a recurrent operator's activation by which a state may become infinite; "": none."""
+    for node in model.graph.node:
+        if node.op_type not in RECURRENT:
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "activations":
+                found = [name.decode() for name in attribute.strings]
+                if free := [name for name in found if name.lower() not in BOUNDED]:
+                    return f"{node.op_type} with {free[0]}"
+    return ""
 
 
 def _check_mode(node: Any, settings: Mapping[str, Any], constants: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 
-from accuracy import cmapss, japanese_vowels, smap
+from accuracy import adfa_ld, cmapss, fsdd, japanese_vowels, multi30k, shakespeare, smap, swda
 from accuracy.ledger import Ledger
 from accuracy.one_run import Place, run
 from accuracy.table import table
@@ -21,7 +21,11 @@ from accuracy.task import TEST, Task
 
 from keyfold.export.errors import Crash
 
-TASKS = {task.name: task for task in (*cmapss.TASKS, *japanese_vowels.TASKS, *smap.TASKS)}
+MODULES = (
+    cmapss, japanese_vowels, smap, multi30k, fsdd,
+    adfa_ld, shakespeare, swda,
+)  # fmt: skip
+TASKS: dict[str, Task] = {task.name: task for module in MODULES for task in module.TASKS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

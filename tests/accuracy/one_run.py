@@ -6,6 +6,7 @@ another way to judge ask for a new run. Called by __main__.py.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -18,7 +19,9 @@ from typing import Any
 from accuracy.streamed import stream
 from accuracy.task import TEST, TRAIN, Answers, Events, Task
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+FOLDER = Path(__file__).resolve().parent
+OFFLINE = FOLDER / "offline.py"  # a command of its own
+CONFIGS = FOLDER.parents[1] / "training" / "configs"
 LOWEST = ("nice", "-n", "19")  # of priority: training may take the machine only when it is idle
 
 
@@ -42,12 +45,27 @@ class Place:
     def settings(self) -> str:
         """Return a digest of all that a result depends on, beside the code of keyfold itself."""
         source = sys.modules[self.task.judge.__module__].__file__
-        judged = [self.folder / TEST, *([Path(source)] if source is not None else [])]
-        return _digest(self.config, self.folder / TRAIN, *judged)
+        begun = (OFFLINE, Path(__file__), *([Path(source)] if source is not None else []))
+        code = sorted(set().union(*map(sources, begun)))
+        return _digest(self.config, self.folder / TRAIN, self.folder / TEST, *code)
 
     def training_settings(self) -> str:
         """Return a digest of what a training run depends on."""
         return _digest(self.config, self.folder / TRAIN)
+
+
+def sources(file: Path) -> set[Path]:
+    """Return a file and all that it imports of this folder."""
+    found: set[Path] = set()
+    waiting = [file.resolve()]
+    while waiting:
+        one = waiting.pop()
+        found.add(one)
+        for node in ast.walk(ast.parse(one.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("accuracy."):
+                other = FOLDER / f"{str(node.module).removeprefix('accuracy.')}.py"
+                waiting += [other] if other not in found else []
+    return found
 
 
 def _digest(*files: Path) -> str:

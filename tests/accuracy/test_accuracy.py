@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from accuracy import cmapss, japanese_vowels, smap
+from accuracy import cmapss, fsdd, japanese_vowels, one_run, smap
 from accuracy.__main__ import main
 from accuracy.ledger import Ledger, mean
-from accuracy.one_run import Place, read_events, trained_run
+from accuracy.one_run import Place, read_events, sources, trained_run
 from accuracy.table import table
 from accuracy.task import Asked, Task
 
@@ -67,6 +67,23 @@ def test_changed_settings_ask_for_a_new_run(tmp_path: Path) -> None:
     other.append(Place(task(), tmp_path).settings())
     assert len({before, *other}) == 4
     assert [ledger.find("engines", 1, settings) for settings in other] == [None] * 3
+
+
+def test_a_result_depends_on_what_its_judge_and_its_run_are_made_of() -> None:
+    names = {file.name for file in sources(Path(str(smap.__file__)))}
+    assert names == {"smap.py", "ranges.py", "task.py"}
+    names = {file.name for file in sources(Path(str(one_run.__file__)))}
+    assert names == {"one_run.py", "streamed.py", "task.py"}
+
+
+def test_another_way_to_predict_offline_asks_for_a_new_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = place(tmp_path).settings()
+    changed = tmp_path / "offline.py"
+    changed.write_bytes(one_run.OFFLINE.read_bytes() + b"\n")
+    monkeypatch.setattr(one_run, "OFFLINE", changed)
+    assert place(tmp_path).settings() != before
 
 
 def test_what_was_trained_before_a_kill_is_not_trained_again(tmp_path: Path) -> None:
@@ -134,6 +151,17 @@ def test_an_utterance_is_judged_at_its_last_frame() -> None:
     events = {"a": [{"speaker": "1"}] * 2, "b": [{"speaker": "2"}]}
     answers = {"a": [{"label": "2"}, {"label": "1"}], "b": [{"label": "1"}]}
     assert japanese_vowels.judge(events, answers) == {"accuracy": 0.5}
+
+
+def test_spoken_digits_are_judged_at_the_last_event_and_strings_by_edits() -> None:
+    events: dict[str, list[dict[str, Any]]]
+    events = {"a": [{"digit": "one"}] * 2, "b": [{"digit": "two"}]}
+    answers = {"a": [{"label": "two"}, {"label": "one"}], "b": [{"label": "one"}]}
+    assert fsdd.judge(events, answers) == {"accuracy": 0.5}
+    strings: dict[str, list[dict[str, Any]]]
+    strings = {"a": [{}, {"words": "one two two"}], "b": [{"words": "nine"}]}
+    told = {"a": [{"symbol": "one"}, {"symbol": None}], "b": [{"symbol": "nine"}]}
+    assert fsdd.judge_strings(strings, told) == {"symbol error rate": 0.5, "strings right": 0.5}
 
 
 def channel(size: int, spike: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -68,11 +68,10 @@ def cases() -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     numbers, names = Numbers(NAMES), tuple(name.encode() for name in NAMES)
     table = np.empty((EVENTS, len(NAMES)))
     predictions = Predictions(OutputSpec("regression", ("y",)), "0" * 12, "events")
-    fragments = [b'"key":"%b"' % key for key in keys]
     y = np.array([[rng.gauss(0, 1)] for _ in keys], np.float32)
     ones = np.arange(EVENTS)
-    written = Written(ones.tolist(), fragments, ones.tolist(), ones.tolist(), y)
-    columns = Written(ones, fragments, ones, ones, y)  # type: ignore[arg-type]
+    written = Written(ones.tolist(), keys, ones.tolist(), ones.tolist(), y)
+    columns = Written(ones, keys, ones, ones, y)  # type: ignore[arg-type]
     payloads = predictions.native(0, written)
     states = rng.randbytes(EVENTS * STATE_BYTES)
     return {

@@ -83,7 +83,7 @@ def keyfold_round(shape: Shape, threads: int) -> Round:
     pieces = [Piece(n, 0, 0) for n in range(shape.rows)]
 
     def run() -> None:
-        trainer.train(part, pieces, Progress(), [], lambda *_: None)
+        trainer.train(part, pieces, Progress(), [], lambda *_: False)
 
     return run
 

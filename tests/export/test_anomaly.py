@@ -29,7 +29,7 @@ TWO = OutputSpec.of_forecast(
 
 def back_of(outputs: OutputSpec) -> Back:
     back = Back.of(outputs)
-    assert back is not None
+    assert isinstance(back, Back)
     return back
 
 

@@ -18,6 +18,7 @@ import pytest
 from tiny_bundle import make_tiny_bundle
 
 from keyfold.export import bundle as contract
+from keyfold.export import manifest
 from keyfold.export.bundle import Bundle, Manifest, StateSpec
 from keyfold.export.errors import BundleError
 from keyfold.export.events import Anomaly, EventSpec, Forecast, OutputSpec
@@ -153,7 +154,7 @@ def test_manifest_that_promises_something_else_is_refused(tiny: Bundle, case: st
 def test_manifest_of_a_later_minor_version_is_readable(tmp_path: Path) -> None:
     # What a later writer would leave: its id is the hash over its own semantic part.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contract, "FIRST_VERSION", "1.9")
+        patch.setattr(manifest, "FIRST_VERSION", "1.9")
         newer = make_tiny_bundle(tmp_path)
     assert json.loads((newer.path / contract.MANIFEST).read_text())["version"] == "1.9"
     assert contract.load(newer.path).id == newer.id

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 pytest.importorskip("tensorflow")
 
 import keras  # noqa: E402 - only where the training extra is installed

@@ -186,7 +186,7 @@ def test_prediction_of_a_regression_is_held_byte_for_byte() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("value",)), "0123abcd", "events")
     caused = Caused(
         [41, 1 << 40],
-        [key_fragment(b"engine 7"), key_fragment(b"\xff")],
+        [b"engine 7", b"\xff"],
         [1_700_000_000_123, -5],
         [1, 2],
     )
@@ -200,7 +200,7 @@ def test_prediction_of_a_regression_is_held_byte_for_byte() -> None:
 
 def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
     encoder = PredictionEncoder(OutputSpec("classification", ("calm", 'o"dd %')), "b", "t")
-    caused = Caused([0], [key_fragment(b"")], [0], [1])
+    caused = Caused([0], [b""], [0], [1])
     payload = encoder.encode(0, caused, np.array([[0.25, 0.75]], np.float32))
     assert payload == [
         b'{"id":"t:0:0:0","about":"t:0:0","key":"","time":0,'
@@ -212,7 +212,7 @@ def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
 def test_predictions_of_one_cause_about_other_events_are_held_byte_for_byte() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("value",)), "b", "t")
     caused = Caused(
-        [9, 9], [key_fragment(b"k")] * 2, [5, 6], [1, 2], [True, False],
+        [9, 9], [b"k"] * 2, [5, 6], [1, 2], [True, False],
         abouts=[7, 8], indexes=[0, 1], lasts=[False, True],
     )  # fmt: skip
     assert encoder.encode(0, caused, np.array([[0.5], [1.5]], np.float32)) == [
@@ -225,7 +225,7 @@ def test_predictions_of_one_cause_about_other_events_are_held_byte_for_byte() ->
 
 def test_outputs_with_percent_signs_in_names_and_keys_stay_as_they_are() -> None:
     encoder = PredictionEncoder(OutputSpec("regression", ("%d", "100 %")), "b", "t")
-    caused = Caused([0], [key_fragment(b"%s %%")], [0], [1])
+    caused = Caused([0], [b"%s %%"], [0], [1])
     (payload,) = encoder.encode(0, caused, np.ones((1, 2), np.float32))
     assert json.loads(payload)["output"] == {"%d": 1.0, "100 %": 1.0}
     assert json.loads(payload)["key"] == "%s %%"

@@ -18,11 +18,10 @@ from keyfold.export.events import (
     Forecast,
     OutputSpec,
     PredictionEncoder,
-    key_fragment,
 )
 
 NAN = float("nan")
-CAUSED = Caused([7], [key_fragment(b"k")], [5], [2])
+CAUSED = Caused([7], [b"k"], [5], [2])
 ANOMALY = Anomaly((0.5, 2.0), 3.0, 0.001)
 
 

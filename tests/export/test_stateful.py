@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 keras = pytest.importorskip("keras")
 onnx = pytest.importorskip("onnx")
@@ -27,11 +28,7 @@ from keyfold.export.recurrent import ConvertError  # noqa: E402
 from keyfold.export.stateful import MOST_STEPS, LayerState, Stateful  # noqa: E402
 from keyfold.export.windowed import BidirectionalWindow  # noqa: E402
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns of itself when it saves.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 layers = keras.layers
 F, WINDOW = 3, 6
 

@@ -106,6 +106,19 @@ def test_cells_of_the_text_column_are_texts_whatever_they_hold(tmp_path: Path) -
     assert TableForm.from_json(TableForm(text="line").to_json()).text == "line"
 
 
+def test_a_text_keeps_the_blanks_that_it_begins_with(tmp_path: Path) -> None:
+    form = TableForm(text="line")
+    found = csv(tmp_path, 'a,line\n 1,  indented\n2,\ttab\n3," quoted, "\n4, \n', form)
+    assert [row["line"] for row in found] == ["  indented", "\ttab", " quoted, ", " "]
+    assert [row["a"] for row in found] == [1, 2, 3, 4]
+
+
+def test_a_blank_behind_every_separator_is_no_part_of_a_text(tmp_path: Path) -> None:
+    text = 'a, line, b\n1, "one, two", 3\n2, plain, 4\n'
+    found = csv(tmp_path, text, TableForm(text="line"))
+    assert found == [{"a": 1, "line": "one, two", "b": 3}, {"a": 2, "line": "plain", "b": 4}]
+
+
 def test_column_without_a_name_is_left_out(tmp_path: Path) -> None:
     assert csv(tmp_path, ",a\n0,1\n1,2\n") == [{"a": 1}, {"a": 2}]
 

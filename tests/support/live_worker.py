@@ -98,6 +98,17 @@ class Serving:
         with self.running(**settings) as worker:
             self.wait_saved([worker])
 
+    def kill_after(self, events: int, times: int = 1, /, **settings: Any) -> None:
+        """Start a worker, kill it (-9) when it saved more than `events` events; `times` times."""
+        for _ in range(times):
+            worker = self.worker(**settings)
+            begin = sum(self.watermarks().values())
+            self.wait_until(
+                lambda begin=begin: sum(self.watermarks().values()) > begin + events,  # type: ignore[misc]
+                "some saves", [worker],
+            )  # fmt: skip
+            worker.kill()
+
     # -- Kafka -------------------------------------------------------------------------------------
 
     def send(

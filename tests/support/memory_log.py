@@ -240,7 +240,7 @@ class Worker:
             save_every_s=options.pop("save_every_s", 0.0),
             nonce=options.pop("nonce", "me"),
             bundle=options.pop("bundle", joined(model.bundle, rule)),
-            reset_after_ms=manifest.events.reset_after_ms,
+            reset_after_ms=manifest.collects_after_ms,
             frozen_after_s=options.pop("frozen_after_s", 10.0),
             emit_from=options.pop("emit_from", ""),
             alert=self.emit.alert_topic,

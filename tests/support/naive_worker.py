@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from keyfold.export.anomaly import Back
 from keyfold.export.bundle import Bundle, kept_states
-from keyfold.export.events import Caused, Decoded, Decoder, PredictionEncoder, key_fragment
+from keyfold.export.events import Caused, Decoded, Decoder, PredictionEncoder
 from keyfold.export.front import Front
 from keyfold.worker.model import Model
 
@@ -99,7 +99,7 @@ def serve(
         y, scores, tensors = _step(model, decoded, state.tensors)
         warm[r.key] = _Warm(state.steps + 1, r.offset, time_ms, stream, gap, tensors)
         steps = [state.steps + 1]
-        caused = Caused([r.offset], [key_fragment(r.key)], [time_ms], steps, [gap])
+        caused = Caused([r.offset], [r.key], [time_ms], steps, [gap])
         payload = encoder.encode(partition, caused, y[:, 0], scores)[0]
         served.outputs.append((r.key, payload))
     # Behind a loss a state without steps says that its key is known to be cold.
@@ -130,8 +130,9 @@ def _step(
     if front is not None:
         x, after = front.run(x, decoded.times_ms[:, None], one, states)
     y, graph = model.step(x, one, states)
-    if back is not None and decoded.observed is not None:
-        found, remembered = back.run(y, decoded.observed[:, None], one, states)
+    if back is not None:
+        observed = None if decoded.observed is None else decoded.observed[:, None]
+        found, remembered = back.run(y, observed, one, states)
         scores, after = found[:, 0], {**after, **remembered}
     return y, scores, {**graph, **after}
 

@@ -173,7 +173,8 @@ def fuzz_predictions(rng: random.Random) -> None:
         y = np.array([rng.choice((1, 0.5, -0.0)) * rng.randrange(3) for _ in y], np.float32)
     edges = (0, 1, -1, 1_700_000_000_000, 2**63 - 1, -(2**63))
     numbers = [[rng.choice(edges) for _ in range(rows)] for _ in range(3)]
-    keys = [b'"key":"%b"' % (b"k" * rng.choice((0, 1, 50, 5000))) for _ in range(rows)]
+    kinds = (b"k", b"~", b'"', b"\n", b"\x7f", b"\xff", "é".encode())
+    keys = [rng.choice(kinds) * rng.choice((0, 1, 50, 5000)) for _ in range(rows)]
     written = Written(
         numbers[0], keys, numbers[1], numbers[2],
         y.reshape(rows, len(outputs.names)),

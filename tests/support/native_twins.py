@@ -216,7 +216,7 @@ class Written:
     """What predictions are written from."""
 
     offsets: Sequence[int]  # of the records
-    keys: Sequence[bytes]  # fragments
+    keys: Sequence[bytes]  # of the records
     times_ms: Sequence[int]  # of the events
     steps: Sequence[int]  # of the keys
     y: NDArray[np.float32]  # (N,O)

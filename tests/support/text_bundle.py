@@ -26,13 +26,19 @@ from keyfold.export.text import FIRST, Text
 WIDTH, HIDDEN = 3, 5
 BROKEN = "\x02"  # no finite number comes of a text with this character
 TEXT = Text("line", max_symbols=3000)
+CLASSES = OutputSpec("classification", OUTPUT_NAMES["classification"])
 
 
 def make_text_bundle(
-    folder: Path, text: Text = TEXT, *, seed: int = 0, max_steps: int = 16, **events: Any
+    folder: Path,
+    text: Text = TEXT,
+    *,
+    seed: int = 0,
+    max_steps: int = 16,
+    outputs: OutputSpec = CLASSES,
+    **events: Any,
 ) -> Bundle:
     """Write folder/<id> and load it again; `events` are settings of the event spec."""
-    outputs = OutputSpec("classification", OUTPUT_NAMES["classification"])
     graph = text_graph(text.size, len(outputs.names), seed)
     manifest = Manifest(
         events=EventSpec("key", "time", **events),

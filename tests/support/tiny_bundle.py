@@ -36,6 +36,7 @@ def make_tiny_bundle(
     tombstone: Tombstone = "reject",
     time_field: str | None = "time",
     reset_after_ms: int | None = None,
+    end_field: str = "",
 ) -> Bundle:
     """Write folder/<id> and load it again. Equal arguments give an equal id.
 
@@ -45,7 +46,7 @@ def make_tiny_bundle(
     outputs = outputs or OutputSpec(kind, OUTPUT_NAMES[kind])
     graph = tiny_graph(len(spec.columns), hidden, len(outputs.names), outputs.kind, seed)
     manifest = Manifest(
-        events=EventSpec("key", time_field, "ms", tombstone, reset_after_ms),
+        events=EventSpec("key", time_field, "ms", tombstone, reset_after_ms, end_field=end_field),
         features=spec,
         outputs=outputs,
         states=(StateSpec("h", "h_out", (hidden,)), StateSpec("c", "c_out", (hidden,))),

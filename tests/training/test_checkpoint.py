@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export.events import OutputSpec
 from keyfold.training.checkpoint import (
@@ -22,22 +23,19 @@ from keyfold.training.checkpoint import (
     data_sha256,
     unfinished,
 )
-from keyfold.training.config import Fit, Model
+from keyfold.training.config import Config, Data, Fit, Model, Split
 from keyfold.training.data import Sequence
 from keyfold.training.split import Part
 
 keras = pytest.importorskip("keras")
 from keyfold.training.cli import main  # noqa: E402
 from keyfold.training.fit import History, Watch, fit  # noqa: E402
+from keyfold.training.kept import checkpoint_of  # noqa: E402
 from keyfold.training.losses import squared_error  # noqa: E402
 from keyfold.training.model import build  # noqa: E402
 from keyfold.training.scaling import Scaling  # noqa: E402
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 VALUE = OutputSpec("regression", ("value",))
 SCALING = Scaling((0.5,), (0.5,), 0.5, 0.5)
 MODEL = Model(units=(5,), dropout=0.3, input_noise=0.1)
@@ -301,3 +299,19 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(
         assert made[0][name] == made[1][name]
     assert main([str(config), "--out", str(runs), "--resume", str(killed)]) == 1
     assert "expected an unfinished run, got a finished one" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_another_source_of_its_own_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name would be the same, and the weights neither one's nor the other's."""
+    file = tmp_path / "cells_of_mine.py"
+    file.write_text("def cell(units): ...\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = Data(files=("log.jsonl",), features=("a",))
+    settings = Config(data, Split("order", validation_share=0.1), Model("cells_of_mine:cell"))
+    checkpoint_of(tmp_path, settings, "").save("data", Snapshot({}, {}))
+    checkpoint_of(tmp_path, settings, "").check_settings()
+    file.write_text("def cell(units): return units\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"the file of model\.cell: expected '[0-9a-f]+"):
+        checkpoint_of(tmp_path, settings, "").check_settings()

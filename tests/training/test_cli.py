@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.training.checkpoint import Snapshot
 from keyfold.training.cli import _held_back, main
@@ -18,11 +19,7 @@ from keyfold.training.config import read_config
 pytest.importorskip("keras")
 from keyfold.training.kept import checkpoint_of
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 
 CONFIG = """
 [data]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 pytest.importorskip("keras")
 from keyfold.export import bundle as contract
@@ -16,11 +17,7 @@ from keyfold.training import run
 from keyfold.training.cli import main as train
 from keyfold.training.config import read_config
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 
 CONFIG = """
 [data]

@@ -39,6 +39,12 @@ def test_a_short_config_is_enough(tmp_path: Path) -> None:
     assert config.model.units == (64,)
 
 
+def test_numbered_features_are_spelt_out(tmp_path: Path) -> None:
+    text = GOOD.replace('["a", "b"]', '["a", "s{8..11}.raw", "x{1..}", "n{2..2}"]')
+    features = read_config(write(tmp_path, text), environment={}).data.features
+    assert features == ("a", "s8.raw", "s9.raw", "s10.raw", "s11.raw", "x{1..}", "n2")
+
+
 def test_a_flag_wins_over_the_environment_and_the_file(tmp_path: Path) -> None:
     config = read_config(
         write(tmp_path, GOOD + "[fit]\nrows = 4\nwindow = 8\n"),
@@ -57,6 +63,8 @@ def test_an_unknown_setting_fails_by_name(tmp_path: Path) -> None:
     ("change", "expected"),
     [
         (('label = "y"', 'label = "a"'), r"data\.label"),
+        (('"a", "b"', '"s{3..1}"'), r"data.*features: expected up to 10,000 rising numbers in"),
+        (('"a", "b"', '"s{1..10001}"'), r"data.*features: expected up to 10,000 rising numbers in"),
         (('files = ["log.jsonl"]', ""), r"data\.files"),
         (("validation_share = 0.2", ""), r"split\.validation_keys"),
         (("validation_share = 0.2", 'validation_from = "2026-01-01"'), "validation_from"),
@@ -83,6 +91,8 @@ def test_contradictory_settings_are_refused_by_name(
     "name",
     [
         *(f"cmapss_fd00{number}" for number in range(1, 5)),
+        "fsdd",
+        "fsdd_strings",
         "japanese_vowels",
         "smap",
         "smartwatch",
@@ -111,7 +121,10 @@ def test_a_limit_of_silence_needs_the_times_of_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"label": "y"}, r"kind: expected 'regression' or 'classification' with label = 'y'"),
+        (
+            {"label": "y"},
+            r"kind: expected 'regression', 'classification' or 'transcription' with label = 'y'",
+        ),
         ({"kind": "regression"}, "label: expected a field with kind = 'regression', got none"),
         ({"booleans": ("z",)}, "booleans: expected names of features, got 'z'"),
         ({"booleans": ("a",), "categories": ("a",)}, "booleans: 'a' is also in categories"),
@@ -169,3 +182,23 @@ def test_words_for_nothing_are_of_csv_cells_only(
     csv = text.replace("log.jsonl", "log.csv").replace("b.parquet", "b.tsv")
     if "kafka" not in csv:
         assert read_config(write(tmp_path, csv), environment={}).data.null_words == ("off-line",)
+
+
+@pytest.mark.parametrize(
+    ("model", "got"),
+    [
+        ('cell = "gru"', r"family 'recurrent', cell 'gru'"),
+        ('family = "transformer"\nwindow = 8', "family 'transformer'"),
+        ("units = [128, 256]", r"units \[128, 256\]"),
+        ("recurrent_dropout = 0.1", "recurrent_dropout 0.1"),
+    ],
+)
+def test_fused_is_refused_where_no_layer_is_computed_by_it(
+    tmp_path: Path, model: str, got: str
+) -> None:
+    with pytest.raises(SettingsError, match=rf"fit\.fused: expected LSTM layers below 128.*{got}"):
+        read_config(
+            write(tmp_path, f"{GOOD}[model]\n{model}\n[fit]\nfused = true\n"), environment={}
+        )
+    text = GOOD + "[model]\nunits = [256, 64]\n[fit]\nfused = true\n"
+    assert read_config(write(tmp_path, text), environment={}).fit.fused

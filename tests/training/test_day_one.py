@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
 from keyfold.training.cli import main as train
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 SMALL = ("--set", "model.units=8", "--set", "fit.passes=6", "--set", "fit.stretch=100")
 
 

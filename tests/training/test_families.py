@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export.events import OutputSpec
 from keyfold.export.motion import Motion
@@ -34,11 +35,7 @@ from keyfold.training.losses import cross_entropy, squared_error  # noqa: E402
 from keyfold.training.model import ModelError, Network, build, check_ids  # noqa: E402
 from keyfold.training.scaling import Scaling  # noqa: E402
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns of itself when it saves.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 VALUE = OutputSpec("regression", ("value",))
 CLASSES = OutputSpec("classification", ("p", "q", "r"))
 SCALING = Scaling((0.5, 0.0), (0.5, 1.0), 0.5, 0.5)  # of a coin flip and of noise
@@ -59,6 +56,12 @@ FAMILIES = {
     "bidirectional": Model(family="bidirectional", units=(6,), window=6),
     "bidirectional, summed": Model(
         "gru", (6,), family="bidirectional", window=6, merge="sum", dense=4
+    ),
+    "bidirectional, looking ahead": Model(
+        family="bidirectional", units=(6,), window=6, look_ahead=2
+    ),
+    "bidirectional, looking ahead twice": Model(
+        "gru", (6, 5), family="bidirectional", window=5, look_ahead=1, merge="sum"
     ),
     "frames": Model(family="frames", units=(8,), filters=(4,), kernel=2, stride=1),
 }

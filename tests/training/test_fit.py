@@ -278,10 +278,9 @@ def rates(settings: Fit, gone: tuple[float, ...], drops: int = 0) -> list[float]
 
 
 def test_schedules_are_what_their_names_say() -> None:
-    cosine = replace(
-        FIT, passes=10, schedule="cosine", decay_after=2, decay=0.5, lowest=0.1, patience=9
-    )
-    step, plateau = replace(cosine, schedule="step"), replace(cosine, schedule="plateau")
+    cosine = replace(FIT, passes=10, schedule="cosine", lowest=0.1, patience=9)
+    step = replace(cosine, schedule="step", decay_after=2, decay=0.5)
+    plateau = replace(step, schedule="plateau")
     assert rates(cosine, (0.0, 5.0, 10.0)) == pytest.approx([1.0, 0.55, 0.1])
     assert rates(step, (0.1, 2.0, 2.1, 4.0, 4.1, 10.0)) == [1.0, 1.0, 0.5, 0.5, 0.25, 0.1]
     assert rates(plateau, (7.0,), drops=2) == [0.25]
@@ -335,6 +334,11 @@ def test_the_updates_of_a_pass_are_counted_before_it(stretch: int) -> None:
         ({"momentum": 1.0, "optimizer": "sgd"}, "momentum: expected 0 <= momentum < 1, got 1.0"),
         ({"warm_up": 100.0}, "warm_up: expected fewer passes than passes = 100, got 100.0"),
         ({"decay": 1.5}, "decay: expected 0 < decay < 1, got 1.5"),
+        ({"decay": 0.2}, "decay: expected schedule = 'step' or 'plateau' with it, got 'constant'"),
+        (
+            {"decay_after": 2, "schedule": "cosine"},
+            "decay_after: expected schedule = 'step' or 'plateau' with it, got 'cosine'",
+        ),
         ({"lowest": 0.1}, "lowest: expected 0 with schedule = 'constant', got 0.1"),
         (
             {"schedule": "plateau", "patience": 5, "decay_after": 5},

@@ -5,12 +5,15 @@ From a log to a bundle, by the commands alone; the bundles are checked as keyfol
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
@@ -21,11 +24,7 @@ from keyfold.training.cli import main as train
 from keyfold.training.config import read_config
 from keyfold.training.parent import ParentError, taken_over
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 
 CONFIG = """
 [data]
@@ -189,6 +188,52 @@ def test_other_conditions_are_not_taken_for_the_parent_s(folder: Path) -> None:
     config = read_config(Path("training.toml"), more, {})
     with pytest.raises(ParentError, match=r"data\.conditions: expected \[\], as it has it"):
         taken_over(config, parent)
+
+
+TEXTS = """
+[data]
+files = ["log.jsonl"]
+text = "word"
+[text]
+tokenizer = "char"
+[split]
+by = "order"
+validation_share = 0.25
+[model]
+units = [4]
+[fit]
+rows = 4
+window = 8
+passes = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("text.tokenizer=word", "text.tokenizer: expected 'char', as it has it, got 'word'"),
+        ("text.lower=true", "text.lower: expected False, as it has it, got True"),
+        ("text.size=5", "text.size: expected 8000, as it has it, got 5"),
+    ],
+)
+def test_another_reading_of_texts_is_not_taken_for_the_parent_s(
+    folder: Path, text_parent: parents.Parent, setting: str, said: str
+) -> None:
+    (folder / "texts.toml").write_text(TEXTS, encoding="utf-8")
+    with pytest.raises(ParentError, match=re.escape(said)):
+        taken_over(read_config(folder / "texts.toml", (setting,), {}), text_parent)
+    taken_over(read_config(folder / "texts.toml", (), {}), text_parent)
+
+
+@pytest.fixture(scope="module")
+def text_parent(tmp_path_factory: pytest.TempPathFactory) -> parents.Parent:
+    """Return a model that was trained on texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    write_log(folder)
+    (folder / "texts.toml").write_text(TEXTS, encoding="utf-8")
+    with contextlib.chdir(folder):
+        assert train(["texts.toml"]) == 0
+        return parents.load(Path("runs/latest").resolve(), Path("runs"))
 
 
 def test_past_scores_stay_in_the_unit_of_the_parent_s_scales(folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
@@ -20,11 +21,7 @@ from keyfold.training.evaluate import predict
 from keyfold.training.sources import read_files
 from keyfold.training.split import Part
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 
 CONFIG = """
 [data]

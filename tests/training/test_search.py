@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.training.config import read_config
 from keyfold.training.search_ranges import Range, read_ranges, with_values
@@ -19,11 +20,7 @@ pytest.importorskip("optuna")
 from keyfold.training.cli import main
 from keyfold.training.search import Search
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 
 CONFIG = """
 [data]
@@ -171,6 +168,17 @@ def test_settings_that_make_no_network_are_a_trial_without_a_loss_and_the_search
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     assert search(3, "--out", "c", *more) == 0
+
+
+def test_a_trial_of_events_that_are_no_ids_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ranges.toml").write_text("[fit]\nrows = [3, 4]\n", encoding="utf-8")
+    ids = ("--set", "model.embedding=2", "--set", "model.tokens=5")
+    assert search(1, "--out", "ids", *ids) == 1
+    assert "model.tokens: expected whole numbers from 0 to 4 in every event" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

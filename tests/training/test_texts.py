@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 from keyfold.export.errors import Crash
-from keyfold.export.text import FIRST, Reader, Text, spelt
+from keyfold.export.text import FIRST, UNKNOWN, Reader, Text, spelt
 from keyfold.training import vocabulary
 from keyfold.training.config import Config, Data, SettingsError, Split, read_config
 from keyfold.training.config import Text as Settings
-from keyfold.training.data import EventLog, read_log
+from keyfold.training.data import DataError, EventLog, read_log
 from keyfold.training.learned import finished, learn
 from keyfold.training.split import split
 
@@ -96,13 +97,48 @@ def test_a_log_is_split_between_events(tmp_path: Path, how: Any) -> None:
             assert start in {0, *sequence.ends.tolist()}
 
 
-def test_a_text_beyond_the_limit_is_left_out_as_it_is_when_served(tmp_path: Path) -> None:
-    log = learned(config(tmp_path, Settings("byte", max_symbols=7)))
-    assert log.sequences[0].events == 2
-    assert log.rejected == 1
-    assert log.rejects == (
-        "key a, event 0: expected at most 7 symbols (features.text.max_symbols), got 8",
+LONG = {  # tokenizer -> the most symbols of a text, so that "good day" is left out
+    "byte": 7,
+    "char": 7,
+    "word": 1,
+}
+
+
+@pytest.mark.parametrize("tokenizer", LONG)
+def test_a_text_beyond_the_limit_is_left_out_as_it_is_when_served(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    most = LONG[tokenizer]
+    settings = config(tmp_path, Settings(tokenizer, max_symbols=most))
+    log = learned(replace(settings, data=replace(settings.data, max_reject_share=0.3)))
+    got = 2 if tokenizer == "word" else 8
+    assert log.rejects[0].endswith(
+        f"line 1: expected at most {most} symbols (features.text.max_symbols), got {got}"
     )
+    assert log.rejected == 7 - log.count == (2 if tokenizer == "word" else 1)
+
+
+@pytest.mark.parametrize("tokenizer", LONG)
+def test_texts_beyond_the_limit_count_among_the_rejects_that_are_allowed(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    with pytest.raises(DataError, match=r"expected at most 1\.0% rejects"):
+        read_log(config(tmp_path, Settings(tokenizer, max_symbols=LONG[tokenizer])))
+
+
+def test_a_key_of_texts_beyond_the_limit_alone_changes_no_split(tmp_path: Path) -> None:
+    """Left out later, it would have had a share of the keys: another one's would be learned."""
+    file = tmp_path / "log.jsonl"
+    rows = [{"key": f"k{n}", "line": chr(97 + n) * (30 if n == 0 else 3)} for n in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = Data(text="line", files=(str(file),), max_reject_share=0.1)
+    by_key = Split("key", validation_share=0.3)
+    log = learned(Config(data, by_key, text=Settings("char", max_symbols=10)))
+    train = split(log.sequences, by_key).train
+    assert log.features.text is not None
+    assert {one.key for one in train.sequences} == {
+        f"k{ord(symbol) - 97}" for symbol in log.features.text.symbols
+    }
 
 
 def test_a_trained_tokenizer_reads_other_logs(tmp_path: Path) -> None:
@@ -179,6 +215,11 @@ def test_byte_pairs_without_the_library_say_what_to_install(
          "validation_share = 0.1", r"data\.label: expected a field with kind = 'forecast'"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[text]\ntokenizer = "bpe"\nsize = 200\n[split]\n'
          'by = "order"\nvalidation_share = 0.1', r"text\.size: expected at least 258 with 'bpe'"),
+        ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[text]\ntokenizer = "byte"\nsize = 300\n[split]\n'
+         'by = "order"\nvalidation_share = 0.1',
+         r"text\.size: expected another tokenizer than 'byte' with it, got 300"),
+        ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[text]\ntokenizer = "byte"\nmin_count = 2\n'
+         '[split]\nby = "order"\nvalidation_share = 0.1', r"text\.min_count: expected another"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[model]\ninput_noise = 0.1\n[split]\n'
          'by = "order"\nvalidation_share = 0.1', r"model: expected input_noise = 0 with"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[model]\nfamily = "frames"\n[split]\n'
@@ -225,3 +266,19 @@ def test_next_symbols_are_measured_without_keeping_all_probabilities(tmp_path: P
     assert found["accuracy"] == pytest.approx(right.mean())
     likelihood = y[0][np.arange(len(known)), known]
     assert found["cross_entropy"] == pytest.approx(-np.log(likelihood + 1e-7).mean(), rel=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_an_unknown_symbol_is_never_foretold(tmp_path: Path) -> None:
+    pytest.importorskip("keras")
+    from keyfold.training.evaluate import judged, measure
+
+    log = learned(config(tmp_path, Settings("char"), label=""))
+    part = split(log.sequences, BY_KEY).validation  # texts of letters that training has not seen
+    (sequence,) = part.sequences
+    known = sequence.labels[:-1].astype(int)
+    y = [np.eye(len(log.outputs.names), dtype=np.float32)[np.append(known, 0)]]
+    for outputs in (y, [judged(y[0], sequence.labels)]):
+        found = measure(outputs, part, log.outputs)
+        assert found["accuracy"] == pytest.approx((known != UNKNOWN).mean())
+        assert 0 < (known == UNKNOWN).sum() < len(known) == found["events"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras_marks import KERAS
 
 from keyfold.export import bundle as contract
 from keyfold.export.cli import main as export
@@ -14,11 +15,7 @@ from keyfold.training.cli import main as train
 from keyfold.worker.model import Model
 from keyfold.worker.verify.cli import main as verify
 
-pytestmark = [
-    pytest.mark.tensorflow,
-    # Keras 3.15 with numpy 2 warns in its own code when weights are read; gone when it does not.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = KERAS
 SMALL = ("--set", "model.units=24", "--set", "fit.window=32", "--set", "fit.threads=1")
 MOODS = {"glad": ("good", "nice", "fine"), "sad": ("bad", "poor", "grim")}
 

@@ -118,6 +118,16 @@ def test_a_label_is_emitted_when_it_changes() -> None:
     assert verdicts_of(by_number, y) == [0, 1, 1, 0]
 
 
+def test_the_largest_probabilities_are_looked_at_by_rank() -> None:
+    top = OutputSpec("classification", LABELS.names, top=2)
+    y = [[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.8, 0.1]]
+    assert verdicts_of(ruled(Emit("when", "top.0.probability", above=0.55), top), y) == [1, 0, 1]
+    assert verdicts_of(ruled(Emit("when", "top.1.probability", above=0.35), top), y) == [0, 1, 0]
+    expected = r"emit.field: expected one of label, top.0.probability, top.1.probability, got 'pro"
+    with pytest.raises(SettingsError, match=expected):
+        Emission.of(Emit("when", "probabilities.1", above=0.5), top)
+
+
 def test_a_flag_and_a_score_that_is_null_are_understood() -> None:
     outputs, nan = keyed_outputs(quantiles=()), float("nan")
     y = np.zeros((5, len(outputs.names)))

@@ -17,10 +17,11 @@ from multiplier import make_multiplier
 from numpy.typing import NDArray
 from tiny_bundle import make_tiny_bundle
 
-from keyfold.export.bundle import initial_states
-from keyfold.worker.fold import NOT_FINITE, Fold, Rows
+from keyfold.export.bundle import Tensors, initial_states
+from keyfold.worker.fold import Fold
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
+from keyfold.worker.rows import NOT_FINITE, Rows
 from keyfold.worker.slots import Slots
 
 
@@ -209,6 +210,78 @@ def test_inputs_near_the_end_of_float32_fold_the_same_in_any_group(
     np.testing.assert_array_equal(some.y, want)
     for slot, state in want_states.items():
         np.testing.assert_array_equal(here.slots.tensors["c"][slot], state["c"][0])
+
+
+class Broken(Model):
+    """A model whose result is not finite where an event says so, and which counts its calls."""
+
+    calls = 0
+
+    def step(
+        self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        self.calls += 1
+        y, after = super().step(x, lengths, states)
+        ill = (x >= ILL_STATE).any(axis=-1) & (np.arange(x.shape[1]) < lengths[:, None])
+        after["c"][ill.any(axis=1)] = np.nan  # it would stay so: the output may hide it
+        return np.where((x >= ILL_OUTPUT).any(axis=-1, keepdims=True), np.inf, y), after
+
+
+ILL_STATE, ILL_OUTPUT = np.float32(1e6), np.float32(2e6)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    return Broken(make_tiny_bundle(tmp_path_factory.mktemp("b"), hidden=5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(key_streams(), st.integers(1, 4), st.sampled_from([0.002, 0.05, 0.6, 1.0]))
+def test_events_without_a_finite_result_are_left_out_of_any_group_bit_for_bit(
+    broken: Broken, stream: tuple[NDArray[np.intp], int, int], micro_batches: int, share: float
+) -> None:
+    slots, keys, seed = stream
+    draw = np.random.default_rng(seed)
+    x = draw.normal(0, 2, (len(slots), 2)).astype(np.float32)
+    ill = draw.random(len(slots)) < share
+    x[ill, 0] = draw.choice([ILL_STATE, ILL_OUTPUT], int(ill.sum()))
+    grouped, single = world(broken, keys), world(broken, keys)
+    parts = [part for part in np.array_split(np.arange(len(slots)), micro_batches) if len(part)]
+    mine = [rows(broken, slots[part], x[part], int(part[0])) for part in parts]
+    alone = [rows(broken, slots[[i]], x[[i]], i) for i in range(len(slots))]
+    for here, some in ((grouped, mine), (single, alone)):
+        for one in some:
+            here.fold.apply(one)
+    for name in ("slots", "y", "steps"):
+        found, want = ([getattr(one, name) for one in some] for some in (mine, alone))
+        none = [getattr(rows(broken, slots[:0], x[:0]), name)]
+        np.testing.assert_array_equal(np.concatenate(found + none), np.concatenate(want + none))
+    rejects = {int(p[0]) + row for p, one in zip(parts, mine, strict=True) for row in one.rejects}
+    assert rejects == set(np.flatnonzero(ill & (slots >= 0)).tolist())
+    for name, tensor in grouped.slots.tensors.items():
+        np.testing.assert_array_equal(tensor[:keys], single.slots.tensors[name][:keys])
+    for name in ("steps", "offsets", "times_ms", "touched_ms"):
+        both = (getattr(here.slots, name)[:keys] for here in (grouped, single))
+        np.testing.assert_array_equal(*both)
+
+
+def test_an_event_without_a_finite_result_costs_no_further_call_in_a_wave(broken: Broken) -> None:
+    x = np.ones((200, 2), np.float32)
+    x[7], here = ILL_STATE, world(broken, 200)
+    broken.calls = 0
+    some = rows(broken, np.arange(200), x)
+    here.fold.apply(some)
+    assert (broken.calls, some.rejects) == (1, {7: NOT_FINITE})
+
+
+def test_an_event_without_a_finite_result_costs_some_calls_in_a_burst(broken: Broken) -> None:
+    x = np.ones((3 * 256, 2), np.float32)
+    x[300], here = ILL_OUTPUT, world(broken, 3)
+    broken.calls = 0
+    some = rows(broken, np.repeat(np.arange(3), 256), x)
+    here.fold.apply(some)
+    assert some.rejects == {300: NOT_FINITE}
+    assert broken.calls <= 1 + 2 * 8  # halves of 256 steps, of one key
 
 
 def test_event_that_is_rejected_here_is_a_sign_of_life_and_no_step(multiplier: Model) -> None:

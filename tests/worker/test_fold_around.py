@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from keyfold.export.bundle import Bundle
 from keyfold.export.events import Anomaly, Decoded, Decoder, Dynamic, Forecast, OutputSpec
 from keyfold.export.features import FeatureSpec, Field
-from keyfold.worker.fold import NOT_FINITE, Fold, Rows
+from keyfold.worker.fold import Fold
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
+from keyfold.worker.rows import NOT_FINITE, Rows
 from keyfold.worker.slots import Slots
 from keyfold.worker.verify.offline_key import Event, OfflineKey, Stepped
 from keyfold.worker.verify.offline_step import OfflineStep

@@ -18,9 +18,10 @@ from text_bundle import BROKEN, TEXT, make_text_bundle, odd_text
 from keyfold.export.bundle import initial_states
 from keyfold.export.text import Reader
 from keyfold.worker import unrolled
-from keyfold.worker.fold import NOT_FINITE, Fold, Rows
+from keyfold.worker.fold import Fold
 from keyfold.worker.metrics import Metrics
 from keyfold.worker.model import Model
+from keyfold.worker.rows import NOT_FINITE, Rows
 from keyfold.worker.slots import Slots
 
 KEYS = 40

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from live_worker import Serving, make_events
+from tiny_bundle import make_tiny_bundle
 
 from keyfold.worker import processes
 from keyfold.worker.cli import main
-from keyfold.worker.config import read_config
+from keyfold.worker.config import SettingsError, read_config
 from keyfold.worker.liveness import last_words
 from keyfold.worker.processes import Output, Parent, show
 from keyfold.worker.processes_member import settings_of
@@ -280,6 +281,33 @@ def test_max_events_is_of_one_worker(capsys: pytest.CaptureFixture[str]) -> None
         "keyfold-worker: --max-events: counts the records of one worker, but worker.processes is "
         "2; add --processes 1\n"
     )
+
+
+def test_more_workers_than_do_any_good_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*LEAST, "--processes", "10000"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"keyfold-worker: worker\.processes: expected at most \d+, 4 for each core of this machine "
+        r"\(\d+\), got 10000: one keeps a core busy, and each holds its own memory\n", said,
+    ), said  # fmt: skip
+    processes.expect_room(8, 2)
+    with pytest.raises(SettingsError, match=r"at most 8, 4 for each core .*, got 9"):
+        processes.expect_room(9, 2)
+
+
+def test_settings_that_do_not_fit_the_bundle_are_told_before_any_worker_is_started(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert main([*LEAST, "--processes", "2"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("keyfold-worker: nowhere: ")
+    assert said.count("\n") == 1
+    bundle = make_tiny_bundle(tmp_path)
+    emit = ["--set=emit.what=when", "--set=emit.field=pressure", "--set=emit.above=1"]
+    assert main([*LEAST, f"--set=worker.bundle={bundle.path}", *emit, "--processes", "2"]) == 2
+    assert "keyfold-worker: emit.field: " in capfd.readouterr().err
+    assert "starting workers" not in caplog.text
 
 
 def test_a_dry_run_is_one_program_whatever_the_settings_say(

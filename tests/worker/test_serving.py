@@ -63,14 +63,7 @@ def test_a_killed_worker_is_followed_by_one_that_goes_on_where_redis_says(
 ) -> None:
     events = make_events(40_000, 500, skew="zipf")
     serving.send(events)
-    for _ in range(3):
-        worker = serving.worker(worker__max_events=200)
-        before = sum(serving.watermarks().values())
-        serving.wait_until(
-            lambda before=before: sum(serving.watermarks().values()) > before + 1000,  # type: ignore[misc]
-            "some saves", [worker],
-        )  # fmt: skip
-        worker.kill()
+    serving.kill_after(1000, 3, worker__max_events=200)
     with serving.running() as worker:
         serving.wait_saved([worker])
     serving.verify_clean(len(events))
@@ -79,9 +72,7 @@ def test_a_killed_worker_is_followed_by_one_that_goes_on_where_redis_says(
 def test_write_behind_survives_a_kill_by_replaying(serving: Serving) -> None:
     events = make_events(30_000, 300)
     serving.send(events)
-    worker = serving.worker(worker__max_events=500, worker__save_every_ms=300)
-    serving.wait_until(lambda: sum(serving.watermarks().values()) > 2000, "a save", [worker])
-    worker.kill()
+    serving.kill_after(2000, worker__max_events=500, worker__save_every_ms=300)
     with serving.running(worker__save_every_ms=300) as worker:
         serving.wait_saved([worker])
     findings = serving.verify_clean(len(events))
@@ -258,9 +249,7 @@ def test_tombstones_reset_a_key_as_part_of_the_fold(
     for place in range(0, 3000, 50):
         records[place] = (records[place][0], None)
     serving.send(records)
-    worker = serving.worker(worker__max_events=100)
-    serving.wait_until(lambda: sum(serving.watermarks().values()) > 300, "a save", [worker])
-    worker.kill()
+    serving.kill_after(300, worker__max_events=100)
     with serving.running() as worker:
         serving.wait_saved([worker])
     findings = serving.verify_clean(3000 - 60)

@@ -57,14 +57,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 def test_a_family_survives_kills_exactly(serving: Serving) -> None:
     events = make_events(6_000, 60, skew="zipf")  # hot keys: bursts, or many waves
     serving.send(events)
-    for _ in range(2):
-        worker = serving.worker(worker__max_events=100)
-        before = sum(serving.watermarks().values())
-        serving.wait_until(
-            lambda before=before: sum(serving.watermarks().values()) > before + 500,  # type: ignore[misc]
-            "some saves", [worker],
-        )  # fmt: skip
-        worker.kill()
+    serving.kill_after(500, 2, worker__max_events=100)
     with serving.running() as worker:
         serving.wait_saved([worker])
     serving.verify_clean(len(events))

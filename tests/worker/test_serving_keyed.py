@@ -61,14 +61,7 @@ def test_front_and_back_survive_kills_exactly(
 ) -> None:
     serving.send(records(1))
     settings = {"worker__outputs": outputs, "worker__passthrough": "rpm,load.now"}
-    for _ in range(2):
-        worker = serving.worker(worker__max_events=200, **settings)
-        before = sum(serving.watermarks().values())
-        serving.wait_until(
-            lambda before=before: sum(serving.watermarks().values()) > before + 800,  # type: ignore[misc]
-            "some saves", [worker],
-        )  # fmt: skip
-        worker.kill()
+    serving.kill_after(800, 2, worker__max_events=200, **settings)
     with serving.running(**settings) as worker:
         serving.wait_saved([worker])
     report = verified(serving, tmp_path, outputs)

@@ -64,14 +64,7 @@ def test_texts_survive_kills_exactly(serving: Serving, outputs: str) -> None:
     resets = -(-(EVENTS - 13) // EVERY)
     serving.send(sent)
     settings = {"worker__outputs": outputs}
-    for _ in range(2):
-        worker = serving.worker(worker__max_events=50, **settings)
-        before = sum(serving.watermarks().values())
-        serving.wait_until(
-            lambda before=before: sum(serving.watermarks().values()) > before + 200,  # type: ignore[misc]
-            "some saves", [worker],
-        )  # fmt: skip
-        worker.kill()
+    serving.kill_after(200, 2, worker__max_events=50, **settings)
     with serving.running(**settings) as worker:
         serving.wait_saved([worker])
     findings = serving.verify_clean(

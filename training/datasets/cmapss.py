@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
+from keyfold.training.datasets.logs import TEST_LOG, TRAIN_LOG, write_log
 
 DOWNLOAD = (
     "Get the data: search the web for 'NASA Prognostics Center of Excellence Data Set Repository', "
@@ -32,7 +33,6 @@ SENSORS = tuple(f"s{i}" for i in range(1, 22))
 COLUMNS = 2 + len(SETTINGS) + len(SENSORS)
 INTERVAL_MS = 3_600_000
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
-TRAIN_LOG, TEST_LOG = "train.jsonl", "test.jsonl"
 
 
 class CmapssError(Crash):
@@ -58,10 +58,7 @@ def write(source: Path, subset: str, folder: Path) -> dict[str, int]:
         (TEST_LOG, test, left),
     ):
         kind = name.partition(".")[0]
-        with (folder / name).open("wb") as log:
-            counts[name] = sum(
-                1 for line in _events(table, at_end, f"{subset}-{kind}") if log.write(line)
-            )
+        counts[name] = write_log(folder / name, _events(table, at_end, f"{subset}-{kind}"))
     return counts
 
 

@@ -22,6 +22,7 @@ import orjson
 from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
+from keyfold.training.datasets.logs import TEST_LOG, TRAIN_LOG, write_log
 
 DOWNLOAD = (
     "Get the data: JapaneseVowels of the UEA multivariate archive at timeseriesclassification.com, "
@@ -31,7 +32,6 @@ FIELDS = tuple(f"c{i}" for i in range(1, 13))
 INTERVAL_US = 6_400
 START_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 ORDER_SEED = 9
-TRAIN_LOG, TEST_LOG = "train.jsonl", "test.jsonl"
 _OPEN: dict[str, Any] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -48,9 +48,8 @@ def write(source: Path, folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     for name, utterances in parts.items():
-        with (folder / name).open("wb") as log:
-            lines = _events(utterances, name.partition(".")[0])
-            counts[name] = sum(1 for line in lines if log.write(line))
+        lines = _events(utterances, name.partition(".")[0])
+        counts[name] = write_log(folder / name, lines)
     return counts
 
 

@@ -22,6 +22,7 @@ import orjson
 from numpy.typing import NDArray
 
 from keyfold.export.errors import Crash
+from keyfold.training.datasets.logs import TEST_LOG, TRAIN_LOG, write_log
 
 DOWNLOAD = (
     "Get the data: telemanom's README (github.com/khundman/telemanom) says where; give the folder "
@@ -32,7 +33,6 @@ COMMANDS = tuple(f"command{i}" for i in range(1, 25))
 LABELS = "labeled_anomalies.csv"
 INTERVAL_MS = 60_000
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
-TRAIN_LOG, TEST_LOG = "train.jsonl", "test.jsonl"
 
 Table = NDArray[np.float64]  # (T,25)
 
@@ -51,9 +51,7 @@ def write(source: Path, folder: Path) -> dict[str, int]:
     for name, tables in ((TRAIN_LOG, train), (TEST_LOG, test)):
         begins = {channel: len(train[channel]) if tables is test else 0 for channel in ranges}
         marked = ranges if tables is test else {}
-        with (folder / name).open("wb") as log:
-            lines = _events(tables, begins, marked)
-            counts[name] = sum(1 for line in lines if log.write(line))
+        counts[name] = write_log(folder / name, _events(tables, begins, marked))
     return counts
 
 

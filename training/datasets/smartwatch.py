@@ -22,6 +22,7 @@ import numpy as np
 import orjson
 
 from keyfold.export.errors import Crash
+from keyfold.training.datasets.logs import TRAIN_LOG, write_log
 
 FIELDS = ("ax", "ay", "az", "wx", "wy", "wz")  # acceleration in g, angular velocity in rad/s
 AVERAGED = 4  # readings (at 50 Hz) in an event: 12.5 Hz still shows every movement of an arm
@@ -30,7 +31,7 @@ START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 ORDER_SEED = 20
 SUBJECTS = range(1, 11)
 HELD_OUT = (8, 9, 10)  # subjects; fixed before any model was trained
-TRAIN, HELD_OUT_LOG = "train.jsonl", "held_out.jsonl"
+HELD_OUT_LOG = "held_out.jsonl"
 
 
 class SmartwatchError(Crash):
@@ -48,14 +49,13 @@ def write(folder: Path, held_out: Collection[int] = HELD_OUT) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     for name, subjects in (
-        (TRAIN, set(SUBJECTS) - set(held_out)),
+        (TRAIN_LOG, set(SUBJECTS) - set(held_out)),
         (HELD_OUT_LOG, set(held_out)),
     ):
         streams = [_events(data, subject, side) for subject in sorted(subjects) for side in (0, 1)]
-        with (folder / name).open("wb") as log:
-            # Interleaved in time; keys in order within one instant.
-            merged = heapq.merge(*streams, key=lambda event: (event[0], event[1]))
-            counts[name] = sum(1 for *_, line in merged if log.write(line))
+        # Interleaved in time; keys in order within one instant.
+        merged = heapq.merge(*streams, key=lambda event: (event[0], event[1]))
+        counts[name] = write_log(folder / name, (line for *_, line in merged))
     return counts
 
 

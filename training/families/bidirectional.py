@@ -1,7 +1,9 @@
 """The bidirectional family: recurrent layers that read the last `window` events both ways.
 
-Owns the stack. The state of each layer is a ring of its inputs; the answer to an event is made of
-that event and those before it (no look-ahead). Called by model.py.
+Owns the stack. The state of each layer is a ring of its inputs. Without look-ahead the answer to an
+event is made of that event and those before it; with it, each layer's output describes the event so
+many before the newest, and the answers of a stack come as late as all its layers together. Called
+by model.py.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ def bidirectional(settings: Model) -> Chain:
             units,
             settings.window,
             settings.merge,
+            settings.look_ahead,
             return_state=True,
             name=f"bidirectional{number}",
         )

@@ -1,6 +1,6 @@
 """How `keyfold-train init` writes TOML: texts, lists and comments, wrapped to the width.
 
-Owns the form of lines; knows nothing of what they say. Called by toml_text.py.
+Owns the form of lines; knows nothing of what they say. Called by toml_text.py and search_toml.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ WIDTH = 79
 
 def quoted(text: str) -> str:
     """Return text as TOML writes it."""
-    return json.dumps(text, ensure_ascii=False)
+    # JSON's escapes are TOML's; only DEL has to be escaped there and not here.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def comment(text: str) -> list[str]:

@@ -100,8 +100,8 @@ class Check:
         Decoder(manifest.events, manifest.features, manifest.outputs.targets)
         self._model = model
         text = manifest.features.text
-        names = ", ".join(field.name for field in manifest.features.fields)
-        names = names if text is None else f"{text.field} (a text)"
+        read = [field.name for field in manifest.features.fields]
+        names = ", ".join([*read, *([] if text is None else [f"{text.field} (a text)"])])
         yield ok(
             f"{self._model.bundle.id}: golden sequences differ by at most "
             f"{self._model.golden_difference:.2g}; reads {names}; state of a key "

@@ -269,4 +269,5 @@ def _prediction_bytes(model: Model, topic: str) -> int:
         for at, event in enumerate(events)
     ]
     outputs = Trial(model, topic).run([(0, records)])
-    return max(len(payload) for _, one in outputs for payload in one.payloads)
+    # None where an answer is later than the examples are long.
+    return max((len(payload) for _, one in outputs for payload in one.payloads), default=0)

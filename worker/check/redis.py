@@ -188,11 +188,10 @@ class RedisSide:
 def commands(config: Config, manifest: Manifest) -> Commands:
     """Return what a worker of these settings does with a partition's hash and its like."""
     worker, events = config.worker, manifest.events
-    silent = events.reset_after_ms is not None
     relative = any(text.startswith(("-", "now")) for text in (worker.start, worker.emit_from))
     more = (
-        (silent or events.tombstone == "reset", ("HDEL", "#W")),
-        (silent, ("HSCAN", "0")),
+        (events.ends, ("HDEL", "#W")),
+        (manifest.collects_after_ms is not None, ("HSCAN", "0")),
         (relative, ("HGET", "#A")),
     )
     return (*HASH, *(one for wanted, one in more if wanted))

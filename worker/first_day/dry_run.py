@@ -150,7 +150,7 @@ def _summary(config: Config, trial: Trial, found: _Found, count: int) -> Iterato
     yield ""
     yield f"{count:>9,} records: {metrics.events:,} events of {keys:,} keys, {rejects:,} rejects"
     if metrics.resets:
-        yield f"{metrics.resets:>9,} times a key started cold again (silence or tombstone)"
+        yield f"{metrics.resets:>9,} times a key started cold again (silence, tombstone, end)"
     for reason, times in found.reasons.most_common(REASONS):
         yield from wrapped(f"{times:>9,} x ", f"{reason} (first at {found.example[reason]})")
     if len(found.reasons) > REASONS:
@@ -165,5 +165,7 @@ def _summary(config: Config, trial: Trial, found: _Found, count: int) -> Iterato
         f"{found.predictions:>9,} predictions would go to {config.kafka.output}, "
         f"{rejects:,} rejects to {config.kafka.dead_letter}"
     )
+    if trial.pending:
+        yield from wrapped(" " * 10, trial.pending)
     if config.emit.alert_topic:
         yield f"{found.alerts:>9,} alerts to {config.emit.alert_topic}"

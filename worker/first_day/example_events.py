@@ -46,7 +46,8 @@ def example_events(bundle: Bundle, count: int = 3) -> list[Example]:
     made = []
     for number in range(count):
         time_ms = FIRST_MS + number * STEP_MS
-        made.append(Example(_value(bundle, number, time_ms), time_ms))
+        value = _value(bundle, number, time_ms, ends=number == count - 1)
+        made.append(Example(value, time_ms))
     if not getattr(manifest.events, "decoder", ""):
         _check(manifest, made)
     return made
@@ -68,18 +69,20 @@ def _check(manifest: Manifest, made: list[Example]) -> None:
         raise Crash(f"bundle {manifest.id}: no example event can be made: {reason}")
 
 
-def _value(bundle: Bundle, number: int, time_ms: int) -> bytes:
+def _value(bundle: Bundle, number: int, time_ms: int, *, ends: bool) -> bytes:
     manifest = bundle.manifest
     event: dict[str, Any] = {}
     if manifest.events.key_field is not None:
         _put(event, manifest.events.key_field, KEY)
     if manifest.events.time_field is not None:
         _put(event, manifest.events.time_field, _time(manifest, time_ms))
+    if manifest.events.end_field:
+        _put(event, manifest.events.end_field, ends)
     columns = _columns(bundle, number)
     fields, long = manifest.features.fields, manifest.features.long
     if manifest.features.text is not None:
         _put(event, manifest.features.text.field, TEXTS[number % len(TEXTS)])
-    elif long is not None:
+    if long is not None:
         field = fields[number % len(fields)]
         _put(event, long.name, field.name)
         _put(event, long.value, _member(field, columns))

@@ -104,14 +104,18 @@ def _topics(names: Names) -> list[str]:
 
 
 def _emit(names: Names, manifest: Manifest) -> list[str]:
-    """Explain section [emit] by what this bundle puts out."""
+    """Explain section [emit] by what this bundle puts out; it has none where it is refused."""
+    if not manifest.outputs.is_straight:
+        return []
     field = fields_of(manifest.outputs)[0]
     path, alerts = (
         json.dumps(t, ensure_ascii=False) for t in (field.path, f"{names.input}-alerts")
     )
     step, test = [], ['#equals = "true"              # or "false"']
     if field.labels:
-        test = [f"#equals = {json.dumps(field.labels[0], ensure_ascii=False)}"]
+        # Of symbols the first name is the blank's: none that a prediction tells.
+        label = field.labels[1 if field.kind == "symbol" else 0]
+        test = [f"#equals = {json.dumps(label, ensure_ascii=False)}"]
     if field.kind == "number":
         step = ["# A number has changed when it differs by so much from the last one emitted:",
                 "#step = 1.0"]  # fmt: skip

@@ -16,11 +16,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+NOT_BUILT = "it was not built"
+
 _missing = ""  # why there is no module
 try:
     import keyfold.worker.native._codec as _codec
 except ModuleNotFoundError:
-    _codec, _missing = None, "it was not built"  # type: ignore[assignment]
+    _codec, _missing = None, NOT_BUILT  # type: ignore[assignment]
 except ImportError as _error:
     _codec, _missing = None, f"it does not load: {_error}"  # type: ignore[assignment]
 
@@ -40,7 +42,7 @@ def missing() -> str:
 
 def broken() -> bool:
     """Whether the module is there and cannot be used: somebody meant it to be."""
-    return not available() and _missing != "it was not built"
+    return not available() and _missing != NOT_BUILT
 
 
 def parse_records(  # noqa: PLR0913 - buffers stay apart: nothing is built per call
@@ -107,8 +109,11 @@ def write_predictions(  # noqa: PLR0913 - columns stay apart: nothing is built p
     steps: NDArray[np.int64],
     y: NDArray[np.float32],
     gaps: NDArray[np.bool_] | None,
-) -> list[bytes]:
-    """Write one prediction per row of y (N,O) as PredictionEncoder does; keys are fragments.
+) -> tuple[list[bytes], list[int]]:
+    """Write one prediction per row of y (N,O) as PredictionEncoder does; return the rows declined.
+
+    Declined is a key that JSON does not show as it stands: anything but printable ASCII without
+    quotation marks and backslashes. Python writes these; None stands in their places.
 
     `place` is topic:partition. The output object is: the head of the largest output, where there
     are heads (O,); then the first of `pieces` (O+1,), and each output with the next piece. `tail`
@@ -167,7 +172,7 @@ def _writes_like_orjson() -> bool:
     expected = orjson.dumps(y, option=orjson.OPT_SERIALIZE_NUMPY)
     zero = np.zeros(1, np.int64)
     pieces = (b"[", *[b","] * (len(y) - 1), b"]")
-    [written] = _codec.write_predictions(
+    [written], _ = _codec.write_predictions(
         b"", (), pieces, b"}", zero, [b""], zero, zero, y.reshape(1, -1), None
     )
     return expected in written

@@ -86,6 +86,12 @@ char* write_float(char* out, float value) {
     return plain ? write_plain(out, digits, exponent) : write_scientific(out, digits, exponent);
 }
 
+bool plain(std::string_view key) {
+    return std::all_of(key.begin(), key.end(), [](char one) {
+        return one >= ' ' && one <= '~' && one != '"' && one != '\\';
+    });
+}
+
 size_t most_bytes(const Form& form) {
     size_t size = 128 + 2 * form.place.size() + 4 * kIntegerBytes + form.tail.size();
     size_t head = 0;
@@ -105,8 +111,8 @@ char* write_prediction(char* out, const Form& form, const Cause& cause, const fl
     out = write(write(out, at), ":0\",\"about\":\"");
     out = write(out, form.place);
     *out++ = ':';
-    out = write(write(out, at), "\",");
-    out = write(write(out, cause.key), ",\"time\":");
+    out = write(write(out, at), "\",\"key\":\"");
+    out = write(write(out, cause.key), "\",\"time\":");
     out = write(write(out, cause.time_ms), ",\"output\":");
     if (!form.heads.empty()) out = write(out, form.heads[largest(y, count)]);
     out = write(out, form.pieces[0]);

@@ -23,10 +23,12 @@ struct Form {
 // What one prediction is about.
 struct Cause {
     int64_t offset, time_ms, steps;
-    std::string_view key;  // the member that shows the key
+    std::string_view key;  // plain(key)
     bool gap;              // the key's history may miss lost events
 };
 
+// Whether a key is a JSON text as it stands: ASCII with nothing that would be escaped.
+bool plain(std::string_view key);
 // The most bytes that a prediction of a form takes, its key's aside.
 size_t most_bytes(const Form& form);
 // Writes one prediction for the outputs y and returns its end.

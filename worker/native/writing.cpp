@@ -140,7 +140,8 @@ PyObject* write_predictions_of(PyObject* const* a, Py_ssize_t given) {
         return nullptr;
     PyObject* const keys = a[5];
     Ref payloads(PyList_New(causes.rows()));
-    if (!payloads) return nullptr;
+    Ref declined(PyList_New(0));
+    if (!payloads || !declined) return nullptr;
     // From here on nothing is made that the garbage collector knows: the keys stay as they are.
     if (!causes.match(PySequence_Fast_GET_SIZE(keys), form.pieces.size() - 1)) {
         refuse(PyExc_ValueError, {kWrite, "offsets, keys, times, steps, y, gaps"},
@@ -149,6 +150,7 @@ PyObject* write_predictions_of(PyObject* const* a, Py_ssize_t given) {
     }
     const size_t most = most_bytes(form), outputs = form.pieces.size() - 1;
     std::vector<char> text;
+    std::vector<Py_ssize_t> odd;
     for (Py_ssize_t row = 0; row < causes.rows(); ++row) {
         PyObject* key = PySequence_Fast_GET_ITEM(keys, row);
         if (!PyBytes_Check(key)) {
@@ -156,6 +158,11 @@ PyObject* write_predictions_of(PyObject* const* a, Py_ssize_t given) {
             return nullptr;
         }
         const Cause cause = causes.of(row, key);
+        if (!plain(cause.key)) {
+            PyList_SET_ITEM(payloads.get(), row, Py_NewRef(Py_None));
+            odd.push_back(row);
+            continue;
+        }
         if (text.size() < most + cause.key.size()) text.resize(most + cause.key.size());
         const float* y = causes.y.items<float>() + row * static_cast<Py_ssize_t>(outputs);
         const char* end = write_prediction(text.data(), form, cause, y);
@@ -163,7 +170,11 @@ PyObject* write_predictions_of(PyObject* const* a, Py_ssize_t given) {
         if (!payload) return nullptr;
         PyList_SET_ITEM(payloads.get(), row, payload);
     }
-    return payloads.release();
+    for (const Py_ssize_t row : odd) {
+        Ref number(PyLong_FromSsize_t(row));
+        if (!number || PyList_Append(declined.get(), number.get()) < 0) return nullptr;
+    }
+    return Py_BuildValue("(OO)", payloads.get(), declined.get());
 }
 
 }  // namespace keyfold

@@ -187,6 +187,8 @@ def _report(scored: Scored, seconds: float, arguments: argparse.Namespace, serve
             f"to {arguments.alerts}" if arguments.alerts else "left out; --alerts FILE keeps them"
         )
         say(f"{scored.alerts:,} alerts {where}")
+    if scored.pending:
+        say(scored.pending)
     if scored.disordered:
         say(order_warning(scored.disordered, scored.first_disordered, is_sorted=arguments.sort))
     if scored.rejects:

@@ -176,6 +176,11 @@ class LiveError:
         output = prediction.get("output")
         if not isinstance(output, Mapping):  # a row of a table: output.NAME
             output = {n[7:]: v for n, v in prediction.items() if n.startswith("output.")}
+        if output.keys() - {"text"} == {"symbol", "probability"}:
+            raise Reject(
+                "expected predictions of a number or a class, got symbols: keyfold-train evaluate "
+                "compares those with transcripts"
+            )
         if "label" in output and not self._name:
             self.classifies = True
             return output["label"]

@@ -22,10 +22,21 @@ from keyfold.worker.errors import Crash
 STDOUT = "-"
 WHOLE = frozenset({"time", "steps"})  # members that are whole numbers
 TEXT = frozenset(
-    {"id", "about", "key", "key_b64", "bundle", "output.label", "output.anomaly.field", "event"}
+    {
+        "id",
+        "about",
+        "key",
+        "key_b64",
+        "bundle",
+        "output.label",
+        "output.symbol",
+        "output.text",
+        "output.anomaly.field",
+        "event",
+    }
 )
 EVENT = "event"  # what worker.passthrough repeats, in a table as JSON
-TRUTH = frozenset({"cold", "gap", "output.anomaly.flag"})
+TRUTH = frozenset({"cold", "gap", "last", "output.anomaly.flag"})
 
 
 class _Repeated(msgspec.Struct):
@@ -133,7 +144,7 @@ class _Table:
     def _type(self, name: str) -> Any:
         if name in WHOLE:
             return self._pyarrow.int64()
-        if name in TEXT:
+        if name in TEXT or (name.startswith("output.top.") and name.endswith(".label")):
             return self._pyarrow.string()
         return self._pyarrow.bool_() if name in TRUTH else self._pyarrow.float32()
 
@@ -153,6 +164,8 @@ def _flat(payload: bytes, labels: Sequence[str]) -> dict[str, Any]:
 
 def _flatten_output(output: dict[str, Any], labels: Sequence[str], row: dict[str, Any]) -> None:
     probabilities = output.pop("probabilities", None)
+    for rank, entry in enumerate(output.pop("top", ())):
+        row |= {f"output.top.{rank}.{name}": value for name, value in entry.items()}
     _flatten("output", output, row)
     if probabilities is not None:
         for label, probability in zip(labels, probabilities, strict=True):

@@ -72,10 +72,10 @@ class Source:
         return read_rows(Path(self.log), self.form)
 
 
-def chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Cut rows into lists of CHUNK."""
+def chunks(rows: Iterable[Row], most: int = CHUNK) -> Iterator[list[Row]]:
+    """Cut rows into lists of at most `most`, and at most CHUNK."""
     remaining = iter(rows)
-    while some := list(itertools.islice(remaining, CHUNK)):
+    while some := list(itertools.islice(remaining, min(most, CHUNK))):
         yield some
 
 

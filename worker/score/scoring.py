@@ -17,6 +17,7 @@ from keyfold.export.events import Decoder
 from keyfold.export.tables import Row
 from keyfold.worker.emission import Emission
 from keyfold.worker.emit import DeadLetter, Outputs
+from keyfold.worker.generation import most_events
 from keyfold.worker.model import Model
 from keyfold.worker.protocol import Record
 from keyfold.worker.score.out import Writer
@@ -38,6 +39,7 @@ class Scored:
     alerts: int = 0  # told, written or not
     rejects: int = 0  # of rows
     keys: int = 0  # seen
+    pending: str = ""  # what of it has no answer yet, for people
     disordered: int = 0  # events that stood behind a later one of their key
     first_disordered: int = 0  # row of the first of them
     shown: list[str] = field(default_factory=list)  # the first rejects: file, row, field, why
@@ -72,11 +74,12 @@ def score(
     trial = Trial(model, source.name, served.passthrough, served.rule)
     recorder = Recorder(source, manifest.events)
     scored = Scored()
-    order = _Order(scored, model, every_event_is_predicted=served.rule is None)
+    straight = manifest.outputs.is_straight
+    order = _Order(scored, model, every_event_is_predicted=served.rule is None and straight)
     rows: Iterator[Row] = source.rows()
     if sort:
         rows = sort_by_time(rows, recorder, manifest.features)
-    for some in chunks(rows):
+    for some in chunks(rows, most_events(model.bundle)):
         records = recorder.records(some)
         for _, outputs in trial.run([(0, cast(Sequence[Record], records))]):
             sinks.predictions.write(outputs.payloads)
@@ -88,7 +91,7 @@ def score(
             _note_rejects(scored, source, outputs.dead_letters, sinks.rejects)
         scored.rows += len(records)
         tick(scored.rows)
-    scored.keys = len(trial.slots)
+    scored.keys, scored.pending = len(trial.slots), trial.pending
     return scored
 
 

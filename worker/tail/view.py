@@ -92,9 +92,12 @@ def read_prediction(value: bytes | None) -> Shown | None:
     try:
         members: Any = orjson.loads(value or b"")
         output = members["output"]
-        if "probabilities" in output:
-            signal, bounded = max(output["probabilities"]), True
-            parts = [Part(output["label"], f" {signal:.0%}")]
+        if "probabilities" in output or "top" in output:
+            parts, signal, bounded = _classes(output)
+        elif output.keys() - {"text"} == {"symbol", "probability"}:
+            symbol, signal, bounded = output["symbol"], output["probability"], True
+            parts = [Part(symbol or "-", f" {signal:.0%}")]
+            parts += [Part(output["text"], "")] if "text" in output else []
         elif isinstance(output.get("forecast"), dict):
             (parts, signal), bounded = _forecast(output), False
         else:
@@ -112,6 +115,20 @@ def read_prediction(value: bytes | None) -> Shown | None:
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
+
+
+def _classes(output: Any) -> tuple[list[Part], float, bool]:
+    """Return the parts of a classification, how unlikely a text is first, and what is drawn."""
+    top = output.get("top")
+    best = max(output["probabilities"]) if top is None else top[0]["probability"]
+    parts = [Part(output["label"], f" {best:.0%}")]
+    parts += [Part(one["label"], f" {one['probability']:.0%}") for one in (top or ())[1:]]
+    anomaly = output.get("anomaly")
+    if anomaly is None:
+        return parts, best, True
+    word, score = "ANOMALY" if anomaly["flag"] else "score", anomaly["score"]
+    said = Part("no score", "") if score is None else Part("", "", f"{word} {score:.3g}")
+    return [said, *parts], score or 0.0, False
 
 
 def _forecast(output: Any) -> tuple[list[Part], float]:

@@ -91,9 +91,10 @@ class OutputCheck:
         self._readings: dict[tuple[str, float], Reading] = {}  # by bundle and tolerance
         self._place, self._refold = place, refold
         self._findings, self._strays = findings, strays
-        self._seen = bytearray(len(refold))  # per input record
-        self._digests = array("q", bytes(8 * len(refold)))  # of the first prediction
-        self._latest = array("q", [-1]) * len(refold.keys)  # per key: latest predicted offset
+        self._book = refold.book
+        self._seen = bytearray(len(self._book))  # per prediction that there may be
+        self._digests = array("q", bytes(8 * len(self._book)))  # of the first one found
+        self._latest = array("q", [-1]) * len(refold.keys)  # per key: latest number found
         self._firsts: dict[int, Members] = {}  # position -> first prediction, where not derivable
         self._repeated: dict[int, int] = {}  # position -> repetitions, after a reset of outputs
         self._furthest = -1  # highest offset predicted so far
@@ -110,21 +111,23 @@ class OutputCheck:
         if members is None:
             findings.add(Fault.UNEXPECTED, where, "a prediction", "no JSON object")
             return
-        event = self._event(members, where)
-        if event is None:
+        id_ = self._event(members, where)
+        if id_ is None:
             return
-        position = self._refold.position(event)
+        event, index = id_
+        position = self._book.find(event, index)
         if not place.seams.mine(event):
             self._of_another_group(position, event, members, where)
             return
-        why_none = self._why_none(position)
+        why_none = self._why_none(position, event)
         if position is None or why_none:
             got = f"a prediction at {where}"
             findings.add(Fault.UNEXPECTED, place.at(event), f"none: {why_none}", got)
             return
-        expected = self._refold.expected(position)
+        told = self._book.told(position)
+        expected = told.expected
         key_is_right = self._key_is_right(expected, event, key, members, where)
-        difference = self._reading(position).difference(expected, place.at(event), members)
+        difference = self._reading(position).difference(told, place.at, members)
         verdict = RIGHT if key_is_right and difference is None else WRONG
         if self._seen[position] != UNSEEN:
             if self._repeats(position, verdict, members, value):
@@ -135,7 +138,7 @@ class OutputCheck:
             return
         self._seen[position] = verdict
         self._digests[position] = hash(value)
-        self._in_order(expected, event, where)
+        self._in_order(expected, position, where)
         if not expected.known:
             self._firsts[position] = members
             findings.unverifiable += 1
@@ -149,7 +152,7 @@ class OutputCheck:
         """Take a prediction that another group owes: it must be there once, and in order."""
         findings, place = self._findings, self._place
         findings.others += 1
-        if position is None or self._refold.kind(position) is not Kind.EVENT:
+        if position is None or not self._book.holds(position):
             return  # what is an event is its bundle's word
         if members.get("bundle") == self._bundle and place.seams.foreign(event, self._bundle):
             owner = place.seams.owner(event)
@@ -157,7 +160,7 @@ class OutputCheck:
             findings.add(Fault.UNEXPECTED, place.at(event), f"group {owner}'s prediction", got)
         elif self._seen[position] == UNSEEN:
             self._seen[position], self._digests[position] = RIGHT, _claims(members)
-            self._in_order(self._refold.expected(position), event, where)
+            self._in_order(self._book.told(position).expected, position, where)
         elif self._digests[position] == _claims(members):
             self._duplicate(position, where)
         else:
@@ -185,13 +188,14 @@ class OutputCheck:
         findings.resets += len(refold) - refold.events - len(refold.rejects)
         findings.expired += refold.expired
         findings.lost_records += refold.skipped
+        findings.pending += refold.pending
 
     def _note_missing(self) -> None:
         refold, place = self._refold, self._place
         missing = array("q")
         for position, seen in enumerate(self._seen):
-            if seen == UNSEEN and refold.kind(position) is Kind.EVENT:
-                offset = refold.offset(position)
+            if seen == UNSEEN and self._book.holds(position):
+                offset = self._book.cause(position)
                 if place.owes(offset) and self._is_required(position, offset):
                     missing.append(offset)
         self._strays.missing(place, refold, missing)
@@ -208,7 +212,7 @@ class OutputCheck:
         return same and verdict == self._seen[position] == RIGHT
 
     def _duplicate(self, position: int, where: str) -> None:
-        place, offset = self._place, self._refold.offset(position)
+        place, offset = self._place, self._book.cause(position)
         repeats = self._repeated.get(position, 0) + 1
         if place.resets:
             self._repeated[position] = repeats
@@ -217,13 +221,14 @@ class OutputCheck:
         else:
             self._findings.add(Fault.DUPLICATE, place.at(offset), "once", f"again at {where}")
 
-    def _event(self, members: Members, where: str) -> int | None:
-        """Return the offset of the event that a prediction's id names, if it is to be checked."""
+    def _event(self, members: Members, where: str) -> tuple[int, int] | None:
+        """Return offset and index of the id that a prediction names, if it is to be checked."""
         place = self._place
         topic, partition, offset, index = split_id(members.get("id"))
-        if topic != place.input or index != 0:
+        if topic != place.input or index < 0 or (index and self._refold.is_straight):
             got = f"id {members.get('id')!r}"
-            form = f"an id {place.input}:{place.partition}:OFFSET:0"
+            last = "0" if self._refold.is_straight else "INDEX"
+            form = f"an id {place.input}:{place.partition}:OFFSET:{last}"
             self._findings.add(Fault.UNEXPECTED, where, form, got)
             return None
         if partition != place.partition:
@@ -235,7 +240,7 @@ class OutputCheck:
                 f"at {where}",
             )
             return None
-        return offset if self._is_comparable(offset, where) else None
+        return (offset, index) if self._is_comparable(offset, where) else None
 
     def _is_comparable(self, offset: int, where: str) -> bool:
         """Say whether an event can be compared; count and check what is left of it otherwise."""
@@ -257,13 +262,14 @@ class OutputCheck:
             return True
         return False
 
-    def _in_order(self, expected: Expected, event: int, where: str) -> None:
+    def _in_order(self, expected: Expected, number: int, where: str) -> None:
         latest = self._latest[expected.key_number]
-        if event < latest:
-            wanted = f"before the prediction for offset {latest}, of the same key"
-            self._findings.add(Fault.ORDER, self._place.at(event), wanted, f"after it, at {where}")
+        if number < latest:
+            first = self._place.at(self._book.cause(number))
+            wanted = f"before the prediction for offset {self._book.cause(latest)}, of the same key"
+            self._findings.add(Fault.ORDER, first, wanted, f"after it, at {where}")
         else:
-            self._latest[expected.key_number] = event
+            self._latest[expected.key_number] = number
 
     def _key_is_right(
         self,
@@ -288,7 +294,7 @@ class OutputCheck:
 
     def _due(self, position: int) -> Due:
         """Say whether the rule of what is emitted wants an event's prediction in this topic."""
-        return self._refold.due(position, alert=self._place.alerts)
+        return self._book.due(position, alert=self._place.alerts)
 
     def _is_required(self, position: int, offset: int) -> bool:
         """Say whether a missing prediction is missed, by the rule of whoever owes it."""
@@ -297,13 +303,14 @@ class OutputCheck:
         # By which rule another group emits nobody knows here: where we have one, so may it.
         return self._refold.rule is None and not self._place.seams.has_rule(offset)
 
-    def _why_none(self, position: int | None) -> str:
+    def _why_none(self, position: int | None, event: int) -> str:
         """Say why no prediction may stand here, "" where one may."""
-        refold = self._refold
-        if position is None:
+        refold, record = self._refold, self._refold.position(event)
+        if record is None:
             return "no record"
-        if refold.kind(position) is not Kind.EVENT:
-            return f"a {refold.kind(position).name.lower()}"
+        kind = refold.kind(record)
+        if position is None or (refold.is_straight and kind is not Kind.EVENT):
+            return f"a {kind.name.lower()}" + ("" if refold.is_straight else " with fewer answers")
         if self._due(position) is not Due.NO:
             return ""
         return "no alert" if refold.rule is None else refold.rule.said(alert=self._place.alerts)
@@ -315,5 +322,5 @@ def _claims(members: Members) -> int:
 
 
 def _key_at(refold: Refold, offset: int) -> str:
-    position = refold.position(offset)
-    return "" if position is None else f" for key {show_key(refold.expected(position).key)}"
+    number = refold.book.find(offset, 0)
+    return "" if number is None else f" for key {show_key(refold.book.told(number).expected.key)}"

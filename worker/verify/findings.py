@@ -79,6 +79,8 @@ class Findings:
     others: int = 0  # outputs that another group owes (a handover): present and in order is all
     inherited: int = 0  # partitions that went on with a parent bundle's states
     repeated_by_reset: int = 0  # predictions emitted again because an operator asked for it
+    # Events without an answer: the last ones of a look-ahead, those of sessions that are open.
+    pending: int = 0
     waiting: int = 0  # records at or above the watermark: not due yet
     states: int = 0  # stored states that were compared
     max_abs_difference: float = 0.0  # of an output number from the offline fold
@@ -127,6 +129,7 @@ class Findings:
             "repeated_by_reset": self.repeated_by_reset,
             "inherited": self.inherited,
             "others": self.others,
+            "pending": self.pending,
             "waiting": self.waiting,
             "states": self.states,
             "lost": counts[Fault.LOST],
@@ -183,6 +186,7 @@ class Findings:
             (self.repeated_by_reset, "predictions were emitted again after a reset, as asked for"),
             (self.lost_records, "records of lost ranges are at hand and left out, as online"),
             (self.others, "outputs are another group's (handover): once, in order, not compared"),
+            (self.pending, "events have no answer: last ones of a look-ahead, open sessions"),
             (self.before_base, "outputs are about events before the first one folded: not checked"),
             (self.below_floor, "outputs are below the emit floor: not checked"),
             (self.unverifiable, "outputs and states follow from lost events: only form and order "

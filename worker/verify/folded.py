@@ -74,6 +74,7 @@ class KeyState:
     # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
     tensors: list[NDArray[Any]]
     memory: Memory = field(default_factory=Memory)  # of what was emitted, where a rule says it
+    answered_ms: int = 0  # event time of the last event that was stepped
     since: int = (
         0  # who folded when it was cold last: 0, or where states were inherited a later one
     )
@@ -102,3 +103,4 @@ class Expected:
     event: int  # event_digest() of the members that the prediction repeats; 0: it repeats none
     gap: Gap  # whether the member "gap" must, may or must not be there
     known: bool  # steps and output are; else no more than the form can be checked
+    text: str | None = None  # of a symbol that ends an answer: what the answer spells

@@ -65,7 +65,12 @@ class OfflineEmit:
         self._score_tolerance = self._tolerance / min(anomaly.scales) if anomaly else 0.0
         self._columns = dict(_columns(outputs))
         self._path = emit.field or _usual(outputs)
-        if self._path not in {*self._columns, "label", "anomaly.flag", "anomaly.score"}:
+        # Of the largest probabilities: rank -> of which the output tells.
+        self._ranks = {f"top.{rank}.probability": rank for rank in range(outputs.top)}
+        known = {*self._columns, *self._ranks, "label", "anomaly.flag", "anomaly.score"}
+        if outputs.kind == "transcription":
+            self._ranks, known = {"probability": 0}, {"symbol", "probability"}
+        if self._path not in known:
             raise Crash(f"emit.field: the bundle has no output {self._path!r}")
         self._alerts = bool(emit.alert_topic)
         self._counts = (emit.what == "when" or self._alerts) and emit.n > 1
@@ -136,11 +141,19 @@ class OfflineEmit:
         if self._path in self._columns:
             number = float(y[self._columns[self._path]])
             return _Value(number - self._tolerance, number + self._tolerance)
+        if self._path in self._ranks:
+            number = sorted(map(float, y), reverse=True)[self._ranks[self._path]]
+            return _Value(number - self._tolerance, number + self._tolerance)
+        if self._path == "symbol":  # null: the empty text
+            pairs = zip(self._outputs.names, stepped.scores, strict=True)
+            return _Value(some=tuple(name for name, may in pairs if may))
         if self._path == "label":
             # Probabilities both of which may be off: of almost equal ones any may be the label.
             best = float(y.max()) - 2 * self._tolerance
             names = self._outputs.names
             return _Value(some=tuple(names[i] for i in range(len(names)) if y[i] >= best))
+        if self._outputs.likelihood is not None:
+            return self._likelihood_value(stepped.scores, self._outputs.likelihood.threshold)
         score = max((s for s in stepped.scores if not isnan(s)), default=nan)
         off = self._score_tolerance + ROUNDING * score
         if self._path == "anomaly.score":
@@ -157,8 +170,19 @@ class OfflineEmit:
             return _Value(some=("false", "true"))
         return _Value(some=("true" if judged.smoothed > judged.threshold else "false",))
 
+    def _likelihood_value(self, bounds: list[float], threshold: float) -> _Value:
+        """Return the score or the flag of a text, from the bounds of its score."""
+        low, high = bounds[0], bounds[1]
+        low, high = low - ROUNDING * (1 + low), high + ROUNDING * (1 + high)
+        if self._path == "anomaly.score":
+            return _Value(low, high)
+        may = {str(score > threshold).lower() for score in (low, high)}  # of NaN: no
+        return _Value(some=tuple(sorted(may)))
+
     def _holds(self, value: _Value) -> Due:
         emit = self._emit
+        if value.some and self._path == "symbol" and not emit.equals:
+            return _due("" not in value.some, any(value.some))
         if value.some:
             wanted = str(emit.equals) or "true"
             return _due(value.some == (wanted,), wanted in value.some)
@@ -208,7 +232,8 @@ class OfflineEmit:
         if any_yet != 1:
             return False
         if isinstance(wanted, str):
-            names = self._outputs.names if self._path == "label" else ("false", "true")
+            named = self._path in ("label", "symbol")
+            names = self._outputs.names if named else ("false", "true")
             return value == list(names).index(wanted)
         if isnan(wanted[0]):
             return isnan(value)
@@ -220,13 +245,19 @@ def _due(sure: bool, possible: bool) -> Due:
 
 
 def _usual(outputs: OutputSpec) -> str:
+    if outputs.likelihood is not None:
+        return "anomaly.flag"
     if outputs.kind == "classification":
         return "label"
+    if outputs.kind == "transcription":
+        return "symbol"
     return "anomaly.flag" if outputs.anomaly is not None else outputs.names[0]
 
 
 def _columns(outputs: OutputSpec) -> Iterator[tuple[str, int]]:
     """Yield by which path each number of y is named."""
+    if outputs.top or outputs.kind == "transcription":
+        return  # the output tells the largest alone
     if outputs.forecast is None:
         for number, name in enumerate(outputs.names):
             path = f"probabilities.{number}" if outputs.kind == "classification" else name

@@ -26,6 +26,7 @@ class OfflineFront:
         self._features = features
         # The fields with something to remember, and each of their value columns.
         self._last = list(_columns(features, lambda field: field.missing == "last"))
+        self._since = len(features.plain_columns) - 1  # symbols of a text stand behind it
         self._scaled = list(_columns(features, lambda field: field.standardise))
 
     def cold(self) -> dict[str, NDArray[Any]]:
@@ -56,7 +57,7 @@ class OfflineFront:
         if self._features.since_last:
             before = int(memory["front.time_ms"])
             elapsed_ms = 0 if before == NEVER_MS else max(0, time_ms - before)
-            x[-1] = log1p(elapsed_ms / 1000)
+            x[self._since] = log1p(elapsed_ms / 1000)
             memory["front.time_ms"] = np.array(time_ms, np.int64)
         return x, memory
 

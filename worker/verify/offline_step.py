@@ -35,7 +35,7 @@ class OfflineStep:
             {value.name: (value.type, list(value.shape)) for value in self._session.get_inputs()},
             {value.name: (value.type, list(value.shape)) for value in self._session.get_outputs()},
         )
-        contract.check_golden(bundle, self._call)
+        contract.check_golden(bundle, self.call)
 
     def judged_as(self, bundle: Bundle) -> OfflineStep:
         """Return the same graph under a bundle that differs in its tolerance only."""
@@ -59,9 +59,10 @@ class OfflineStep:
         y, *after = self._session.run(self._wanted, feed)
         return y[0, 0], after
 
-    def _call(
+    def call(
         self, x: NDArray[np.float32], lengths: NDArray[np.int32], states: Tensors
     ) -> tuple[NDArray[np.float32], Tensors]:
+        """Step B rows of up to T steps each: for golden sequences."""
         rows = len(x)
         feed = {"x": x, "lengths": lengths, **states}
         if rows < self.rows:

@@ -8,19 +8,31 @@ of them make (lost, duplicate, out of order) is in compare.py, which calls it.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from keyfold.export.bundle import Bundle
 from keyfold.worker.verify.findings import Findings
-from keyfold.worker.verify.folded import Expected
 from keyfold.worker.verify.lost import Gap
+from keyfold.worker.verify.offline_answers import ANY, Told
 from keyfold.worker.verify.output_reading import OutputReading
 from keyfold.worker.verify.repeated import event_digest, event_text
 
-MEMBERS = {"id", "about", "key", "key_b64", "time", "output", "steps", "cold", "bundle", "gap"}
+MEMBERS = {
+    "id",
+    "about",
+    "key",
+    "key_b64",
+    "time",
+    "output",
+    "steps",
+    "cold",
+    "bundle",
+    "gap",
+    "last",
+}
 Difference = tuple[str, str]  # expected, got
 Members = Mapping[str, Any]
 
@@ -32,9 +44,17 @@ class Reading:
         self._bundle_id = bundle.id  # not for nothing: each call hashes the manifest
         self._output = OutputReading(bundle, findings)
 
-    def difference(self, expected: Expected, about: str, members: Members) -> Difference | None:
-        """Return the first difference between a prediction and the offline one."""
-        exact = [("about", about), ("time", expected.time_ms), ("bundle", self._bundle_id)]
+    def difference(
+        self, told: Told, at: Callable[[int], str], members: Members
+    ) -> Difference | None:
+        """Return the first difference between a prediction and the offline one.
+
+        `at` names a record by its offset.
+        """
+        expected = told.expected
+        exact: list[tuple[str, Any]] = [("bundle", self._bundle_id)]
+        if told.about != ANY:
+            exact = [("about", at(told.about)), ("time", expected.time_ms), *exact]
         steps: Any = members.get("steps")
         if expected.known:
             exact.append(("steps", expected.steps))
@@ -50,6 +70,9 @@ class Reading:
             return "no further members", ", ".join(sorted(unknown))
         if expected.event and event_digest(members.get("event", b"")) != expected.event:
             return "event: the record's own members (worker.passthrough)", "another event"
+        last = members.get("last", False)
+        if told.last is not None and (last is not told.last or ("last" in members) != told.last):
+            return f"last {told.last}", f"last {last!r}" if "last" in members else "no last"
         wrong_gap = _gap_difference(expected.gap, members)
         if wrong_gap is not None or expected.known:
             return wrong_gap or self._output.difference(expected, members.get("output"))

@@ -39,6 +39,7 @@ from keyfold.worker.verify.folded import (
 )
 from keyfold.worker.verify.formers import Folders, Former
 from keyfold.worker.verify.lost import Gap, Lost
+from keyfold.worker.verify.offline_answers import Answering, Book, EventByEvent
 from keyfold.worker.verify.offline_emit import Due, OfflineEmit
 from keyfold.worker.verify.offline_key import UNJUDGED, Event, OfflineKey, Stepped
 from keyfold.worker.verify.offline_step import OfflineStep
@@ -64,8 +65,10 @@ class Refold:
         origin: Origin | None = None,
         passthrough: Sequence[str] = (),
         rule: OfflineEmit | None = None,
+        place: str = "",
     ) -> None:
-        manifest = step.bundle.manifest
+        """Begin; `place`: topic:partition of the records, in their ids."""
+        manifest, self._place = step.bundle.manifest, place
         self._origin = origin or Origin()
         # Who folds from which offset on: one bundle, but where its states were inherited.
         self._folders = Folders([*self._origin.formers, Former(step, FOR_EVER, rule)])
@@ -80,7 +83,7 @@ class Refold:
         self._events = array("q")  # digests of what is repeated, if anything is
         self._resets = manifest.events.tombstone == "reset"
         self._expiry = manifest.events.reset_after_ms
-        self._width = len(manifest.outputs.names)
+        self._width = 0 if manifest.outputs.generate is not None else len(manifest.outputs.names)
         # Columns, one entry per record: a list of objects would cost ten times the memory.
         self._offsets, self._kinds, self._key_numbers = array("q"), array("b"), array("i")
         self._times, self._steps, self._outputs = array("q"), array("q"), array("f")
@@ -89,6 +92,9 @@ class Refold:
         self._scores, self._judged = array("f"), array("d")  # of bundles that score events
         self._numbers: dict[bytes, int] = {}
         self.keys: list[bytes] = []  # key number -> record key
+        self._answering = Answering(manifest.outputs, self.keys)
+        # A session's answer has to be given when its key comes back: its state is kept till then.
+        self.collects = manifest.outputs.answers != "session"
         self.states: dict[bytes, KeyState] = {}  # warm keys only
         # Keys known to be cold, and why; kept only after a loss.
         self.cleared: dict[bytes, Cleared] = {}
@@ -131,7 +137,9 @@ class Refold:
         return self._folders.of(number, min(since, number)).bundle
 
     def judge_at(self, position: int) -> Bundle:
-        """Return whose prediction the event at a position has, with its key's tolerance."""
+        """Return whose prediction a number of the book is, with its key's tolerance."""
+        if (answers := self._answering.answers) is not None:
+            return self.judge(answers.cause(position), answers.since(position))
         return self.judge(self._offsets[position], self._since[position])
 
     def _hand_on(self, offset: int) -> None:
@@ -153,7 +161,7 @@ class Refold:
         if key is None or no_key is not None:
             self._reject(offset, no_key or "", key, value)
         elif value is None and self._resets:
-            self._clear(key, Cleared(offset))
+            self._end(key, offset)
             self._append(offset, Kind.RESET, self._number(key))
             self._append_output(self._blank)
         else:
@@ -166,7 +174,39 @@ class Refold:
                 self.stream_ms = moved if self.stream_ms is None else max(self.stream_ms, moved)
                 observed = None if decoded.observed is None else decoded.observed[0]
                 x = decoded.x[0] if decoded.lengths is None else decoded.x
-                self._apply(offset, key, value, Event(x, time_ms, observed))
+                ends = decoded.ends is not None and bool(decoded.ends[0])
+                name = f"{self._place}:{offset}"
+                self._apply(offset, key, value, Event(x, time_ms, observed, offset, name))
+                if ends:
+                    self._end(key, offset)
+        if key is not None and self._answering.has_any:
+            event = self._events[-1] if self._repeated is not None else 0
+            self._answering.tell(offset, self._number(key), event)
+
+    def _end(self, key: bytes, offset: int) -> None:
+        """Let a key start anew behind a record."""
+        state = self.states.get(key)
+        if state is not None:
+            self._answering.ends(state, self._origin.lost.before(offset))
+        elif not (self._origin.complete or key in self.cleared):
+            self._answering.may_end()
+        self._clear(key, Cleared(offset))
+
+    @property
+    def pending(self) -> int:
+        """How many events have no answer: behind a look-ahead, or in sessions that are open."""
+        return self._answering.pending(self.states.values())
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether each event causes one prediction, about itself."""
+        return self._answering.answers is None
+
+    @property
+    def book(self) -> Book:
+        """The predictions that are expected."""
+        answers = self._answering.answers
+        return EventByEvent(self) if answers is None else answers
 
     def stream_range(self, ms: int) -> tuple[int, int]:
         """Return the least and most that a stream time can be which is `ms` by these records."""
@@ -249,7 +289,8 @@ class Refold:
             self._reject(offset, NOT_FINITE, key, value)
             return
         state.steps += 1
-        state.offset = offset
+        state.offset, state.answered_ms = offset, time_ms
+        self._answering.stepped(event, state, stepped)
         due = (Due.NO, Due.NO) if folder.rule is None else folder.rule.unknown()
         if state.known:
             state.tensors = stepped.tensors
@@ -271,12 +312,14 @@ class Refold:
         expired = self._expired(state, time_ms)
         if expired is Sure.YES:
             self.expired += 1
+            self._answering.ends(state, end)
             if stale:  # a state older than the loss proves no silence: cold, but not exact
                 return self._cold(Gap.ALWAYS)
             # Since the loss there was no more of the key than a step that was not finite: a worker
             # may go by the state's offset.
             return self._cold(Gap.MAYBE if state.offset < end else Gap.NEVER)
         if expired is Sure.OPEN:
+            self._answering.may_end()
             state.known, state.steps = False, 0
             state.gap = Gap.MAYBE if state.gap is Gap.ALWAYS else state.gap
         if stale:
@@ -287,6 +330,8 @@ class Refold:
         """Return the state of a key without one; `end`: of the last lost range before its event."""
         cleared = self.cleared.get(key)
         known = self._origin.complete or cleared is not None
+        if not known and self._expiry is not None:
+            self._answering.may_end()
         gap = Gap.ALWAYS
         if key in self.unsure:
             gap = Gap.NEVER if end < 0 else Gap.MAYBE
@@ -333,7 +378,7 @@ class Refold:
             self._due.extend((Due.NO, Due.NO))
 
     def _append_output(self, stepped: Stepped, value: bytes | None = None) -> None:
-        self._outputs.frombytes(stepped.y.tobytes())
+        self._outputs.frombytes(stepped.y[: self._width].tobytes())
         if self._repeated is not None:
             self._events.append(self._repeated.digest(value))
         if self._key.fields:

@@ -20,6 +20,7 @@ from keyfold.export.bundle import Bundle
 from keyfold.worker.verify.compare import Place
 from keyfold.worker.verify.findings import Fault, Findings
 from keyfold.worker.verify.lost import Gap
+from keyfold.worker.verify.offline_recognition import BEST, is_possible
 from keyfold.worker.verify.offline_threshold import ROUNDING, SPREAD
 from keyfold.worker.verify.prediction import show_key
 from keyfold.worker.verify.refold import KeyState, Refold, Sure
@@ -31,6 +32,7 @@ HEAD = struct.Struct("<BIBQqqq")
 CHECKED_FROM = 5  # the checksum covers the key and all behind itself
 FLAG_GAP = 1  # the history may miss lost events
 FRONT, BACK = AROUND_THE_GRAPH = ("front.", "back.")  # tensors that no graph has, by their names
+COPIED = ("back.answer_ms", "back.late_offsets", "back.late_ms")  # of events, exactly
 THRESHOLD = "back.moving"  # a moving average and the key's own threshold
 Difference = tuple[str, str]  # expected, got
 
@@ -98,6 +100,8 @@ def _check_extra(
 
 def _may_be_collected(refold: Refold, state: KeyState) -> bool:
     """Say whether a key's state need not be there; behind a lost range nothing is collected."""
+    if not refold.collects:
+        return False
     was_before = refold.lost.end < 0 or state.seen < refold.lost.end
     return was_before and refold.silent(state) is not Sure.NO
 
@@ -157,7 +161,9 @@ class _Allowed:
         """Return by how much a tensor's numbers may be off."""
         if name.startswith(FRONT) or name == "back.count":
             return 0.0  # whatever the weights: copies and exact sums, in the same order
-        if name == "back.forecast":
+        if name in COPIED:
+            return 0.0
+        if name in ("back.forecast", "back.next", "back.answer"):
             return self._output  # what the graph put out
         if name.startswith(BACK):
             return self._score + SPREAD * ROUNDING * float(np.nanmax(want, initial=0.0))
@@ -250,6 +256,10 @@ class _Reader:
             got: NDArray[Any] = np.frombuffer(value, kind, count, start)
             start += spec.bytes_per_key
             want = tensor[0].ravel()
+            if spec.input == BEST:
+                if is_possible(int(got[0]), state.tensors):
+                    continue
+                return f"{BEST} {int(want[0])}", str(int(got[0]))
             if spec.input == THRESHOLD and not state.tensors[-1][0]:
                 got, want = got[:1], want[:1]  # the threshold may be another one, too
             difference = self._one_difference(spec.input, got, want, allowed)

@@ -234,7 +234,10 @@ class _Verification:
     def _refold(self, begin: _Begin, stored: Stored | None, source: Extent, more: int) -> Refold:
         """Fold a partition's events and, at the watermark, compare the states."""
         place, findings = begin.place, self._findings
-        refold = Refold(self._step, begin.origin, self._target.passthrough, self._rule)
+        refold = Refold(
+            self._step, begin.origin, self._target.passthrough, self._rule,
+            f"{place.input}:{place.partition}",
+        )  # fmt: skip
         unchecked = stored
         total = max(source.end - place.base + more, 1)
         for record in self._records(begin, source):

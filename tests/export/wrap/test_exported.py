@@ -121,6 +121,17 @@ def test_a_layer_that_reads_later_events_is_refused_unless_one_step_is_all_it_ge
     assert bundle.manifest.max_steps == 1
 
 
+def test_a_layer_whose_state_has_no_bound_is_served_one_step_a_call(run: Run) -> None:
+    net = TorchNet("GRU", 1)
+    model = net.export()
+    for node in model.graph.node:
+        if node.op_type == "GRU":
+            node.attribute.append(helper.make_attribute("activations", ["Sigmoid", "Relu"]))
+    bundle, said = run(model, "--states", *net.pairs, *REGRESSION)
+    assert bundle.manifest.max_steps == 1
+    assert "note: one step a call: GRU with Relu may be infinite between two events" in said
+
+
 ONES = np.ones(3, np.float32)
 
 

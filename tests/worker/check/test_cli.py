@@ -23,7 +23,7 @@ from tiny_bundle import make_tiny_bundle
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import Manifest
-from keyfold.export.events import EventSpec
+from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.worker.check.redis import commands, grant
 from keyfold.worker.check.report import Finding, Question, ask_all, ok, within
 from keyfold.worker.config import read_config
@@ -437,6 +437,10 @@ def test_what_the_settings_and_the_bundle_need_is_asked_for(tmp_path: Path) -> N
     least = extra(plain)
     assert extra(silent) - least == {"HDEL", "HSCAN"}
     assert extra(deleting) - least == {"HDEL"}
+    assert extra(make_tiny_bundle(tmp_path, end_field="bye").manifest) - least == {"HDEL"}
+    outputs = OutputSpec("regression", ("value",), answers="session")
+    sessions = make_tiny_bundle(tmp_path, outputs=outputs, reset_after_ms=5).manifest
+    assert extra(sessions) - least == {"HDEL"}  # none is collected while it is open
     assert extra(plain, "worker.start=-7d") - least == {"HGET"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ LABELS = Predictions(OutputSpec("classification", ("walk", "run", "sit")), "abc"
 def write(predictions: Predictions, way: str, *rows: list[float], **more: Any) -> list[bytes]:
     """Write one prediction per row of outputs, one way."""
     n = range(len(rows))
-    keys = [b'"key":"k%d"' % i for i in n]
+    keys = [b"k%d" % i for i in n]
     y = np.array(rows, np.float32)
     written = Written([40 + i for i in n], keys, [-5 - i for i in n], [1 + i for i in n], y, **more)
     return predictions.native(3, written) if way == "native" else predictions.python(3, written)
@@ -101,7 +102,7 @@ def test_outputs_have_the_shortest_text_of_their_float32(
 def written_by_both(y: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[bytes, bytes]:
     """Write floats as orjson does, and natively: with nothing around them."""
     zero, pieces = np.zeros(1, np.int64), (b"[", *[b","] * (len(y) - 1), b"]")
-    [payload] = native.write_predictions(
+    [payload], _ = native.write_predictions(
         b"", (), pieces, b"}", zero, [b""], zero, zero, y.reshape(1, -1), None
     )
     output = payload[payload.index(b"[") : payload.index(b"]") + 1]
@@ -131,18 +132,20 @@ def test_floats_around_powers_of_ten_are_written_as_orjson_does() -> None:
     st.lists(
         st.tuples(
             st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1),
-            st.integers(-(2**63), 2**63 - 1), st.text(max_size=300), st.booleans(),
+            st.integers(-(2**63), 2**63 - 1),
+            st.one_of(st.from_regex(rb"[ -~]{0,300}", fullmatch=True), st.binary(max_size=300)),
+            st.booleans(),
             st.lists(st.floats(width=32), min_size=3, max_size=3),
         ),
         max_size=5,
     ),
 )  # fmt: skip
 def test_any_prediction_is_written_as_by_python(
-    predictions: Predictions, rows: list[tuple[int, int, int, str, bool, list[float]]]
+    predictions: Predictions, rows: list[tuple[int, int, int, bytes, bool, list[float]]]
 ) -> None:
     width = 1 if predictions is ONE else 3
     y = np.array([row[5][:width] for row in rows], np.float32).reshape(len(rows), width)
-    keys = [b'"key":' + orjson.dumps(row[3]) for row in rows]
+    keys = [row[3] for row in rows]
     offsets, times_ms = [row[0] for row in rows], [row[1] for row in rows]
     written = Written(
         offsets, keys, times_ms, [row[2] for row in rows], y, [row[4] for row in rows]
@@ -150,9 +153,37 @@ def test_any_prediction_is_written_as_by_python(
     assert predictions.native(3, written) == predictions.python(3, written)
 
 
+ODD = (b'"', b"\\", b"\x1f", b"\n", b"\x7f", "é".encode(), b"\xff", b"plain\0")
+
+
+def test_keys_that_json_does_not_show_as_they_stand_are_written_among_others(way: str) -> None:
+    keys = [b"first", *ODD, b"last"]
+    n, zero = len(keys), [0] * len(keys)
+    gaps = [number % 3 == 0 for number in range(n)]
+    written = Written(list(range(n)), keys, zero, zero, np.arange(n, dtype="f4")[:, None], gaps)
+    payloads = (ONE.native if way == "native" else ONE.python)(3, written)
+    for number, (key, payload) in enumerate(zip(keys, payloads, strict=True)):
+        members = orjson.loads(payload)
+        shown = members["key"].encode() if "key" in members else b64decode(members["key_b64"])
+        assert (shown, members["output"]["load"]) == (key, number)
+        assert ("gap" in members) == gaps[number]
+
+
+@pytest.mark.usefixtures("built")
+def test_odd_keys_are_left_to_python() -> None:
+    keys = [b"first", *ODD, b"last"]
+    zero = np.zeros(len(keys), np.int64)
+    y = np.zeros((len(keys), 1), np.float32)
+    payloads, declined = native.write_predictions(
+        b"t:0", (), (b"{", b"}"), b"}", zero, keys, zero, zero, y, None
+    )
+    assert declined == [*range(1, len(keys) - 1)]
+    assert [payload is None for payload in payloads] == [key in ODD for key in keys]
+
+
 @pytest.mark.usefixtures("built")
 def test_keys_and_predictions_are_counted_right() -> None:
-    keys = [b'"key":"%d"' % number for number in range(3)]
+    keys = [b"key %d" % number for number in range(3)]
     before = [sys.getrefcount(key) for key in keys]
     [first, *_] = ONE.native(3, Written([1, 2, 3], keys, [0] * 3, [0] * 3, np.zeros((3, 1), "f4")))
     assert [sys.getrefcount(key) for key in keys] == before

@@ -86,7 +86,7 @@ def test_a_module_that_does_not_load_is_told_from_one_that_was_not_built(tmp_pat
 @pytest.mark.usefixtures("asked_anew")
 def test_why_it_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_codec", None)
-    monkeypatch.setattr(native, "_missing", "it was not built")
+    monkeypatch.setattr(native, "_missing", native.NOT_BUILT)
     assert (native.missing(), native.broken()) == ("it was not built", False)
     with pytest.raises(SetUpError, match="expected the native module, got none: it was not built"):
         _is_native("on")

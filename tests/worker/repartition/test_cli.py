@@ -6,9 +6,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ from first_run import FirstRun
 from live_worker import Serving
 
 from keyfold.worker.check.key_placement import java_partition
-from keyfold.worker.config import read_config
+from keyfold.worker.config import Config, read_config
 from keyfold.worker.emit import DEFAULT_MESSAGE_BYTES
 from keyfold.worker.key_field import KeyReader
 from keyfold.worker.repartition import begin as begin_module
@@ -419,14 +419,25 @@ def test_a_new_partition_without_records_begins_as_it_is(first: FirstRun, raw: s
     compare(first, raw)
 
 
-def test_who_has_not_partition_0_waits_for_the_first_positions(first: FirstRun, raw: str) -> None:
+def known_work(first: FirstRun, raw: str) -> tuple[Config, Work]:
+    """Write some records and make the group known, without positions; return settings and work."""
     fill(first, raw, 30)
     know_group(first, raw)
     config = read_config(first.file, (), {})
-    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    return config, repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+
+
+@contextmanager
+def beginning(first: FirstRun, raw: str) -> Iterator[tuple[Begin, Work]]:
+    """Stand where an instance looks for its first positions."""
+    config, made = known_work(first, raw)
     address = first.serving.kafka.address
     with closing(Consumer({"bootstrap.servers": address, "group.id": made.group})) as consumer:
-        begin = Begin(config, made, consumer, 10.0)
+        yield Begin(config, made, consumer, 10.0), made
+
+
+def test_who_has_not_partition_0_waits_for_the_first_positions(first: FirstRun, raw: str) -> None:
+    with beginning(first, raw) as (begin, _):
         # Who has it makes those of all, so that some without one are never just another's.
         assert [(p.partition, p.known) for p in begin.places([0])] == [
             (0, False), (1, False), (2, False),
@@ -442,13 +453,7 @@ def test_only_who_has_partition_0_makes_first_positions(
 ) -> None:
     """Who makes them late would set back what another has moved meanwhile."""
     monkeypatch.setattr(begin_module, "AWAIT_S", 0.3)
-    fill(first, raw, 30)
-    know_group(first, raw)
-    config = read_config(first.file, (), {})
-    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
-    address = first.serving.kafka.address
-    with closing(Consumer({"bootstrap.servers": address, "group.id": made.group})) as consumer:
-        begin = Begin(config, made, consumer, 10.0)
+    with beginning(first, raw) as (begin, made):
         for flag in ("", "start", "end"):
             made.begin = flag
             with pytest.raises(Again) as told:
@@ -468,10 +473,7 @@ def test_only_who_has_partition_0_makes_first_positions(
 
 
 def test_first_positions_never_replace_what_was_set_meanwhile(first: FirstRun, raw: str) -> None:
-    fill(first, raw, 30)
-    know_group(first, raw)
-    config = read_config(first.file, (), {})
-    made = repartition.work_of(config, first.serving.bundle, raw, "key", "0")
+    config, made = known_work(first, raw)
     address = first.serving.kafka.address
     session = Session(config, made)
     with closing(session._consumer):

@@ -159,6 +159,19 @@ def test_a_table_of_classes_has_a_column_for_each(tmp_path: Path) -> None:
     assert table["output.label"].to_pylist() == best
 
 
+def test_a_table_of_the_largest_probabilities_has_columns_for_each_rank(tmp_path: Path) -> None:
+    outputs = OutputSpec("classification", ("calm", "odd", "wild"), top=2)
+    bundle = make_tiny_bundle(tmp_path, kind="classification", outputs=outputs)
+    log = write_lines(tmp_path / "log.jsonl", readings())
+    assert main(["score", str(log), str(bundle.path), "--out", str(tmp_path / "o.parquet")]) == 0
+    table = parquet.read_table(tmp_path / "o.parquet")
+    assert table["output.top.0.label"].to_pylist() == table["output.label"].to_pylist()
+    first, second = (table[f"output.top.{rank}.probability"].to_numpy() for rank in (0, 1))
+    assert (first >= second).all()
+    assert str(table.schema.field("output.top.1.label").type) == "string"
+    assert "output.probabilities.calm" not in table.schema.names
+
+
 def test_a_forecast_scores_each_event_against_the_one_before_it(tmp_path: Path) -> None:
     outputs = OutputSpec.of_forecast(Forecast(("a",), (1, 3)), Anomaly((0.5,), 2.0, 0.01))
     features = FeatureSpec((Field("a", missing="last"), Field("b")), since_last=True)

@@ -50,6 +50,23 @@ def test_a_classification_shows_its_label_and_probability() -> None:
     assert (shown.signal, shown.bounded) == (0.75, True)
 
 
+TOP = [{"label": "a", "probability": 0.625}, {"label": "b", "probability": 0.25}]
+
+
+def test_the_largest_probabilities_and_a_text_s_score_are_shown() -> None:
+    shown = read_prediction(prediction(output={"label": "a", "top": TOP}))
+    assert shown is not None
+    assert (shown.output, shown.signal, shown.bounded) == ("a 62%  b 25%", 0.625, True)
+    anomaly = {"score": 2.3456, "worst": 7.1, "flag": True}
+    shown = read_prediction(prediction(output={"label": "a", "top": TOP, "anomaly": anomaly}))
+    assert shown is not None
+    assert (shown.output, shown.signal) == ("ANOMALY 2.35  a 62%  b 25%", 2.3456)
+    nothing = {"score": None, "worst": None, "flag": False}
+    shown = read_prediction(prediction(output={**ODD, "anomaly": nothing}))
+    assert shown is not None
+    assert (shown.output, shown.bounded) == ("no score  odd 75%", False)
+
+
 @pytest.mark.parametrize(
     ("output", "text", "signal"),
     [

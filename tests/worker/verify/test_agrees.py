@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from diverging import MAX, DivergingModel, DivergingStep
+from inner_bundle import inner_event, make_inner_bundle
 from keyed_bundle import keyed_outputs, make_keyed_bundle, messy_event
 from memory_log import MemoryLog, Rec, Worker, running
 from tiny_bundle import make_tiny_bundle
 from verify_case import stored_of
 
-from keyfold.export.events import Dynamic
+from keyfold.export.events import Dynamic, OutputSpec
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Rules
 from keyfold.worker.verify.compare import OutputCheck, Place, Strays
@@ -35,12 +36,17 @@ COUNT = 900
 SEEDS = range(int(os.environ.get("KEYFOLD_SEEDS", "3")))
 
 
-@pytest.fixture(scope="module", params=["plain", "keyed", "dynamic"])
+@pytest.fixture(scope="module", params=["plain", "keyed", "dynamic", "symbols", "text"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("bundle")
     expiring: dict[str, Any] = {"tombstone": "reset", "reset_after_ms": AFTER}
     if request.param == "plain":
         return DivergingModel(make_tiny_bundle(folder, **expiring))
+    if request.param == "symbols":
+        symbols = OutputSpec("transcription", ("", "a", "b", "c"))
+        return DivergingModel(make_tiny_bundle(folder, outputs=symbols, **expiring))
+    if request.param == "text":
+        return DivergingModel(make_inner_bundle(folder, **expiring))
     own = Dynamic(window=12, smoothing=0.5, warm_up=3) if request.param == "dynamic" else None
     outputs = keyed_outputs(quantiles=() if own else (0.1, 0.5), dynamic=own)
     return DivergingModel(make_keyed_bundle(folder, outputs, **expiring))
@@ -66,13 +72,15 @@ def stream(model: Model, seed: int) -> list[Rec]:
 
 
 def event_of(model: Model, draw: np.random.Generator, time: int, a: float, b: float) -> bytes:
+    if model.bundle.manifest.features.inner is not None:
+        return inner_event(draw, time, a=a)
     if is_keyed(model):
         return messy_event(draw, time, a=a)
     return json.dumps({"a": a, "b": b, "time": time}).encode()
 
 
 def is_keyed(model: Model) -> bool:
-    return model.bundle.manifest.kept != model.bundle.manifest.states
+    return model.bundle.manifest.outputs.forecast is not None
 
 
 def check_anomalies(emitted: list[tuple[bytes, dict[str, Any]]]) -> None:

@@ -21,7 +21,7 @@ from tiny_bundle import make_tiny_bundle
 from verify_case import stored_of
 
 from keyfold.export.bundle import Bundle
-from keyfold.export.events import Dynamic
+from keyfold.export.events import Dynamic, OutputSpec
 from keyfold.worker.emit_settings import Emit
 from keyfold.worker.model import Model
 from keyfold.worker.partition import Rules
@@ -36,6 +36,7 @@ from keyfold.worker.verify.stored_states import check_states
 from local.services import Valkey
 
 AFTER, COUNT = 3000, 400
+SYMBOLS = OutputSpec("transcription", ("", "a", "b", "c"))
 Pairs = list[tuple[bytes, dict[str, Any]]]  # key, prediction
 
 
@@ -47,6 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     return {
         "number": DivergingModel(make_tiny_bundle(folder, **expiring)),
         "label": DivergingModel(make_tiny_bundle(folder, kind="classification", **expiring)),
+        "symbols": DivergingModel(make_tiny_bundle(folder, outputs=SYMBOLS, **expiring)),
         "keyed": DivergingModel(make_keyed_bundle(folder, keyed_outputs(), **expiring)),
         "dynamic": DivergingModel(make_keyed_bundle(folder, own, **expiring)),
     }
@@ -60,6 +62,10 @@ CASES = [
     ("label", Emit("on_change")),
     ("label", Emit("all", equals="odd", k=2, n=2, alert_topic="alerts")),
     ("label", Emit("when", "probabilities.1", above=0.35)),
+    ("symbols", Emit("when")),
+    ("symbols", Emit("when", equals="b", k=1, n=3)),
+    ("symbols", Emit("on_change", alert_topic="alerts", equals="a")),
+    ("symbols", Emit("when", "probability", above=0.6)),
     ("keyed", Emit("when", k=1, n=4)),
     ("keyed", Emit("on_change", "anomaly.score", above=1.0, step=0.5, alert_topic="alerts")),
     ("dynamic", Emit("on_change", k=2, n=5, alert_topic="alerts")),
