@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.answering import DECODE, GoldenAnswers, golden_difference
 from keyfold.export.calls import in_calls
+from keyfold.export.decode_graph import DECODE, GoldenAnswers, golden_difference
 from keyfold.export.errors import BundleError
 from keyfold.export.manifest import GOLDEN, STEP, hash_of
 from keyfold.export.manifest import ID_LENGTH as ID_LENGTH

@@ -109,8 +109,8 @@ def export(run: Path, out: Path) -> Path:
     run = run.resolve()
     spec, metrics = _read(run / SPEC), _read(run / METRICS)
     _prepare_tensorflow()
-    from keyfold.export.answer_proof import prove, taken
     from keyfold.export.convert import convert, in_float64, load_model, reference
+    from keyfold.export.decode_proof import prove, taken
     from keyfold.export.pairing import is_of_pairs
     from keyfold.export.verify import Model, check_bundle, verify
 

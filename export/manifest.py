@@ -16,8 +16,8 @@ from typing import Any
 
 from keyfold.export import answers
 from keyfold.export.anomaly import Back
-from keyfold.export.answering import Answering
 from keyfold.export.columns import check_targets
+from keyfold.export.decode_graph import DecodeGraph
 from keyfold.export.errors import BundleError, SpecError
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
@@ -50,7 +50,7 @@ class Manifest:
     tolerance: float = TOLERANCE  # of golden sequences and offline comparisons
     golden_sha256: str = ""  # of golden.npz
     provenance: Mapping[str, Any] = field(default_factory=dict)  # who, when, from what
-    decode: Answering | None = None  # the graph that answers what was read; None: step does
+    decode: DecodeGraph | None = None  # the graph that answers what was read; None: step does
 
     @property
     def id(self) -> str:
@@ -174,7 +174,7 @@ class Manifest:
                 tolerance=data["tolerance"],
                 golden_sha256=data["golden"]["sha256"],
                 provenance=data["provenance"],
-                decode=None if decode is None else Answering.from_json(decode),
+                decode=None if decode is None else DecodeGraph.from_json(decode),
             )
         except KeyError as error:
             raise BundleError(f"manifest: expected member {error}, got none") from error

@@ -15,9 +15,9 @@ pytest.importorskip("tensorflow")
 import keras
 import onnx
 
-from keyfold.export.answer_proof import Taken, prove, taken
 from keyfold.export.bundle import Golden
 from keyfold.export.convert import in_float64, reference
+from keyfold.export.decode_proof import Taken, prove, taken
 from keyfold.export.pairing import is_of_pairs
 from keyfold.export.verify import Model as Truth
 from keyfold.export.verify import ParityError, verify
@@ -63,7 +63,7 @@ def test_a_decoder_that_begins_otherwise_is_found(monkeypatch: pytest.MonkeyPatc
     pair = taken(pairs(LSTM, SYMBOLS, 6))
     golden = golden_of(pair)
     begin: Any = lambda read, said: ("h1", "c1", "ring2", "count2", "h1", "h1")  # noqa: E731
-    monkeypatch.setattr("keyfold.export.answer_proof.begins_of", begin)
+    monkeypatch.setattr("keyfold.export.decode_proof.begins_of", begin)
     with pytest.raises(ParityError, match=r"decode graph, 48 symbols: expected probabilities"):
         prove(pair, golden, SYMBOLS)
 

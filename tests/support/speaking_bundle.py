@@ -14,8 +14,8 @@ import onnxruntime as ort
 from text_bundle import BROKEN, HIDDEN, text_graph
 
 from keyfold.export import bundle as contract
-from keyfold.export.answering import Answering, GoldenAnswers
 from keyfold.export.bundle import Bundle, Golden, Manifest, StateSpec, Tensors
+from keyfold.export.decode_graph import DecodeGraph, GoldenAnswers
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
 from keyfold.export.generation import Generate
@@ -55,7 +55,7 @@ def make_answering_bundle(
     read, said = (
         text_graph(READ.size, 4, seed), text_graph(SPOKEN.size, SPOKEN.size, seed + 7)
     )  # fmt: skip
-    decode = Answering(STATES, ("h", "c"), width=4, anew=anew)
+    decode = DecodeGraph(STATES, ("h", "c"), width=4, anew=anew)
     outputs = OutputSpec("classification", SPOKEN.names, generate=generate, target=SPOKEN)
     manifest = _manifest(outputs, events, decode)
     x, lengths, y, states = _golden(read, manifest, READ.size, contract.initial_states(manifest, 3))
@@ -65,7 +65,7 @@ def make_answering_bundle(
 
 
 def _manifest(
-    outputs: OutputSpec, events: dict[str, Any], decode: Answering | None = None
+    outputs: OutputSpec, events: dict[str, Any], decode: DecodeGraph | None = None
 ) -> Manifest:
     return Manifest(
         events=EventSpec("key", "time", **events),

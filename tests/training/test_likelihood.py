@@ -38,7 +38,7 @@ def sequence(ends: list[int]) -> Sequence:
 
 
 def judged(*likely: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return what training/evaluate.py keeps: of each symbol's next one its rank and its probability."""
+    """Return what is kept to judge by: of each symbol's next one its rank and its probability."""
     return np.array([[0.0, one] for one in (*likely, 0.0)], np.float32)
 
 

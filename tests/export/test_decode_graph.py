@@ -12,8 +12,8 @@ from speaking_bundle import STATES, make_answering_bundle, make_speaking_bundle
 from text_bundle import HIDDEN
 
 from keyfold.export import bundle as contract
-from keyfold.export.answering import Answering
 from keyfold.export.bundle import Bundle
+from keyfold.export.decode_graph import DecodeGraph
 from keyfold.export.describe import describe
 from keyfold.export.errors import BundleError
 from keyfold.export.states import StateSpec
@@ -126,6 +126,6 @@ def test_a_person_is_told_how_events_are_answered(bundle: Bundle, tmp_path: Path
 
 def test_states_begin_as_what_was_read_or_as_their_first_value() -> None:
     states = (StateSpec("a", "a_out", (2,)), StateSpec("b", "b_out", (3,), initial=4.0))
-    begun = Answering(states, ("h", ""), 1).begun({"h": np.ones((2, 2), np.float32)}, 2)
+    begun = DecodeGraph(states, ("h", ""), 1).begun({"h": np.ones((2, 2), np.float32)}, 2)
     assert begun["a"].tolist() == [[1, 1], [1, 1]]
     assert begun["b"].tolist() == [[4, 4, 4], [4, 4, 4]]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.answering import Answering, GoldenAnswers
 from keyfold.export.bundle import Golden
 from keyfold.export.calls import Floats, Step, in_calls
 from keyfold.export.convert import StepGraph, convert, in_float64, reference
+from keyfold.export.decode_graph import DecodeGraph, GoldenAnswers
 from keyfold.export.pairing import ATTENDS, NONE, begins_of, decoder_of, encoder_of
 from keyfold.export.states import Tensors, cold
 from keyfold.export.text import END
@@ -38,10 +38,10 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerProof:
+class DecodeProof:
     """What was checked and found."""
 
-    decode: Answering  # for the manifest
+    decode: DecodeGraph  # for the manifest
     golden: GoldenAnswers  # for the bundle
     tolerance: float  # as in verify.Proof
     largest_difference: float  # between the graphs' probabilities and the model's
@@ -53,13 +53,13 @@ def taken(model: Any) -> Taken:
     return Taken(model, encoder, convert(encoder), convert(decoder))
 
 
-def prove(pair: Taken, golden: Golden, symbols: tuple[int, int], seed: int = 0) -> AnswerProof:
+def prove(pair: Taken, golden: Golden, symbols: tuple[int, int], seed: int = 0) -> DecodeProof:
     """Compare both graphs with their model. Raises ParityError: what, where, expected, got.
 
     `golden`: the encoder's sequences; `symbols`: how many the source has and the answer.
     """
     begins = begins_of(pair.read.states, pair.said.states)
-    decode = Answering(pair.said.states, begins, width=golden.y.shape[-1])
+    decode = DecodeGraph(pair.said.states, begins, width=golden.y.shape[-1])
     chain = _Chain(pair, decode)
     draw = np.random.default_rng(seed)
     source, lengths, said = _drawn(draw, pair.model.get_layer(ATTENDS).window, symbols)
@@ -85,13 +85,13 @@ def prove(pair: Taken, golden: Golden, symbols: tuple[int, int], seed: int = 0) 
             "made together, got others"
         )
     decode = replace(decode, min_rows=1 if same[1] else 2)
-    return AnswerProof(decode, _golden(chain, golden, symbols[1], draw), tolerance, worst)
+    return DecodeProof(decode, _golden(chain, golden, symbols[1], draw), tolerance, worst)
 
 
 class _Chain:
     """Both graphs, one behind the other."""
 
-    def __init__(self, pair: Taken, decode: Answering) -> None:
+    def __init__(self, pair: Taken, decode: DecodeGraph) -> None:
         self._read: Step = in_calls(opened(pair.read.onnx, pair.read.states), pair.read.max_steps)
         self._say: Step = opened(pair.said.onnx, pair.said.states)
         self._states, self._decode = pair.read.states, decode

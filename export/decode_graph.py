@@ -28,7 +28,7 @@ Step = Callable[
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class DecodeGraph:
     """What a bundle promises of its decode graph."""
 
     states: tuple[StateSpec, ...]  # of the graph; none of them is part of a key's state
@@ -64,7 +64,7 @@ class Answering:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Answering:
+    def from_json(cls, data: Mapping[str, Any]) -> DecodeGraph:
         """Read the manifest's form. Raises KeyError or TypeError on another form."""
         states = data["states"]
         return cls(
