@@ -47,14 +47,7 @@ class DecodeGraph:
             "file": DECODE,
             "sha256": self.sha256,
             "states": [
-                {
-                    "input": state.input,
-                    "output": state.output,
-                    "dtype": state.dtype,
-                    "dims": list(state.dims),
-                    "initial": state.initial,
-                    "begins": begins,
-                }
+                {**state.to_json(), "begins": begins}
                 for state, begins in zip(self.states, self.begins, strict=True)
             ],
             "step_outputs": self.width,
@@ -68,10 +61,7 @@ class DecodeGraph:
         """Read the manifest's form. Raises KeyError or TypeError on another form."""
         states = data["states"]
         return cls(
-            tuple(
-                StateSpec(s["input"], s["output"], tuple(s["dims"]), s["dtype"], s["initial"])
-                for s in states
-            ),
+            tuple(map(StateSpec.from_json, states)),
             tuple(s["begins"] for s in states),
             data["step_outputs"],
             data["sha256"],

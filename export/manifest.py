@@ -125,16 +125,7 @@ class Manifest:
             "events": self.events.to_json(),
             "features": self.features.to_json(),
             "outputs": self.outputs.to_json(),
-            "states": [
-                {
-                    "input": state.input,
-                    "output": state.output,
-                    "dtype": state.dtype,
-                    "dims": list(state.dims),
-                    "initial": state.initial,
-                }
-                for state in self.states
-            ],
+            "states": [state.to_json() for state in self.states],
             "step": {
                 "file": STEP,
                 "sha256": self.step_sha256,
@@ -164,10 +155,7 @@ class Manifest:
                 events=EventSpec.from_json(data["events"]),
                 features=FeatureSpec.from_json(data["features"]),
                 outputs=OutputSpec.from_json(data["outputs"]),
-                states=tuple(
-                    StateSpec(s["input"], s["output"], tuple(s["dims"]), s["dtype"], s["initial"])
-                    for s in data["states"]
-                ),
+                states=tuple(map(StateSpec.from_json, data["states"])),
                 step_sha256=step["sha256"],
                 min_rows=step["min_rows"],
                 max_steps=step["max_steps"],

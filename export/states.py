@@ -36,6 +36,22 @@ class StateSpec:
         """Size of this tensor for one key."""
         return math.prod(self.dims) * np.dtype(self.dtype).itemsize
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's form."""
+        return {
+            "input": self.input,
+            "output": self.output,
+            "dtype": self.dtype,
+            "dims": list(self.dims),
+            "initial": self.initial,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StateSpec:
+        """Read the manifest's form. Raises KeyError or TypeError on another form."""
+        dims = tuple(data["dims"])
+        return cls(data["input"], data["output"], dims, data["dtype"], data["initial"])
+
 
 def own_state(
     name: str, dims: tuple[int, ...], dtype: str = "float32", initial: float = 0.0
