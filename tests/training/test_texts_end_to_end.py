@@ -87,8 +87,8 @@ def test_a_trained_tokenizer_reads_other_files_and_is_trained_on(
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     right = [one["output"]["label"] == row["mood"] for one, row in zip(found, rows, strict=True)]
     assert np.mean(right) == pytest.approx(judged["accuracy"], abs=0.01)
-    # A child begins with its parent's vocabulary, whatever its own texts hold.
-    more = ["--parent", "runs/latest", "--against", "runs/latest", "--set", "text.size=4"]
+    # A child begins with its parent's weights and vocabulary.
+    more = ["--parent", "runs/latest", "--against", "runs/latest"]
     assert train(["training.toml", *SMALL, "--set", "fit.passes=1", *more]) == 0
     again = json.loads((tmp_path / "runs/latest/metrics.json").read_text(encoding="utf-8"))
     worst = metrics["metrics"]["test"]["cross_entropy"] + 0.05
