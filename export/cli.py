@@ -215,7 +215,8 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BundleError(f"{file}: expected a training run's file: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"{file}: expected a training run's file, got: {why}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{file}: expected a JSON object")
     return content

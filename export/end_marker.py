@@ -1,17 +1,19 @@
 """The member of an event that ends its key's history: events.end_field.
 
-Owns what counts as an end: any value but null, false, 0 and "". It is read apart from the rest of
-the event, so that plain numbers keep their short path. Called by decode.py.
+Owns what counts as an end: any value but null, false, 0, "" and the text "false" in any case. It is
+read apart from the rest of the event, so that plain numbers keep their short path. Called by
+decode.py, for training, the worker and keyfold-verify alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.columns import Rejects
+from keyfold.export.columns import LONGEST_WORD, Rejects
 from keyfold.export.formats import Format, Rows
 from keyfold.export.members import SCALAR, Members
 
@@ -32,8 +34,15 @@ class EndMarker:
         """
         wrong = Rejects()
         (column,) = self._members.columns(self._read(values, wrong))
-        ends = np.array([value not in NO_END for value in column], np.bool_)
+        ends = np.array([_is_end(value) for value in column], np.bool_)
         for row, why in wrong.items():
             rejects.setdefault(row, why)
         ends[list(rejects)] = False
         return ends
+
+
+def _is_end(value: Any) -> bool:
+    # A table's text knows no booleans: pandas writes "False", which says no as false does.
+    if isinstance(value, str) and len(value) <= LONGEST_WORD and value.lower() == "false":
+        return False
+    return value not in NO_END

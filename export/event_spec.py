@@ -36,7 +36,7 @@ class EventSpec:
     avro_schema: str = ""  # format "avro": the schema's JSON text
     # Its number in the registry: records begin with a zero and these four bytes; None: with none.
     avro_id: int | None = None
-    end_field: str = ""  # a member that, neither null, false, 0 nor "", ends the key's history here
+    end_field: str = ""  # a member that, where it says so (end_marker.py), ends the key's history
 
     def __post_init__(self) -> None:
         if self.time_unit not in (*NUMERIC_UNITS, "iso"):

@@ -20,6 +20,11 @@ OutputKind = Literal["regression", "classification", "forecast", "transcription"
 Answered = Literal["event", "session"]
 Read = Literal["last", "every"]
 NOTHING = ""  # a transcription's first name: the blank between symbols
+# A prediction carries its key twice, and must fit a topic's default limit of 1 MiB. Where one event
+# causes thousands, all of them together must fit the memory, though a key's bytes may be written as
+# six each.
+MAX_KEY_BYTES = 64 * 1024
+MAX_KEY_BYTES_OF_SEVERAL = 1024
 MAX_WINDOW = 2048  # errors kept per key: 8 KiB of its state
 
 
@@ -248,8 +253,17 @@ class OutputSpec:
     @property
     def is_straight(self) -> bool:
         """Whether each event causes one prediction, about itself."""
-        several = self.read == "every" or self.generate is not None
-        return not self.describes_others and not several
+        return not self.describes_others and not self.is_several
+
+    @property
+    def is_several(self) -> bool:
+        """Whether an event causes a prediction for each of many symbols."""
+        return self.read == "every" or self.generate is not None
+
+    @property
+    def most_key_bytes(self) -> int:
+        """Bytes of the longest key: every prediction shows it."""
+        return MAX_KEY_BYTES_OF_SEVERAL if self.is_several else MAX_KEY_BYTES
 
     def _check_classes(self) -> None:
         top: object = self.top

@@ -17,19 +17,19 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from keyfold.export.outputs import MAX_KEY_BYTES as MAX_KEY_BYTES
 from keyfold.export.outputs import Anomaly, Forecast, Likelihood, OutputSpec
 
-# A prediction carries its key twice, and must fit a topic's default limit of 1 MiB.
-MAX_KEY_BYTES = 64 * 1024
 SHOWN_KEYS = 1 << 14  # remembered as JSON: the same keys come again and again
+SHORT_KEY_BYTES = 256  # of a key that is remembered: the memory they take has a bound
 
 
-def why_no_key(key: bytes | None) -> str | None:
-    """Say why a record's key cannot be one; None: it can."""
+def why_no_key(key: bytes | None, most: int = MAX_KEY_BYTES) -> str | None:
+    """Say why a record's key cannot be one of at most so many bytes; None: it can."""
     if key is None:
         return "the record's key is null"
-    if len(key) > MAX_KEY_BYTES:
-        return f"the record's key is longer than {MAX_KEY_BYTES} bytes"
+    if len(key) > most:
+        return f"the record's key is longer than {most} bytes"
     return None
 
 
@@ -41,7 +41,11 @@ def key_fragment(key: bytes) -> bytes:
         return b'"key_b64":' + msgspec.json.encode(key)  # msgspec writes bytes as base64
 
 
-_shown = lru_cache(SHOWN_KEYS)(key_fragment)
+_remembered = lru_cache(SHOWN_KEYS)(key_fragment)
+
+
+def _shown(key: bytes) -> bytes:
+    return _remembered(key) if len(key) <= SHORT_KEY_BYTES else key_fragment(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,12 +231,26 @@ def _split_list(text: str) -> list[Any]:
 
 def _first_that_fits(value: Any, hints: tuple[Any, ...], name: str, where: str) -> Any:
     errors = []
+    if isinstance(value, _Text) and value[:1] + value[-1:] == "[]":
+        lists = [hint for hint in hints if get_origin(hint) is tuple]
+        # A text would fit as well, but in the file this is a list.
+        hints = (*lists, *(hint for hint in hints if hint not in lists))
+        value = _Text(value[1:-1], value.source) if lists and not _is_toml(value) else value
     for hint in (h for h in hints if h is not type(None)):
         try:
             return _convert(value, hint, name, where)
         except SettingsError as error:
             errors.append(error)
     raise errors[-1]
+
+
+def _is_toml(text: str) -> bool:
+    """Say whether a list is as in TOML; the shell may have taken its quotes."""
+    try:
+        tomllib.loads(f"items = {text}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _scalar(value: Any, hint: Any, name: str, source: str) -> Any:

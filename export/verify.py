@@ -136,8 +136,10 @@ def tolerance_of(relative_noise: float) -> float:
         raise ParityError(
             f"model: expected float32 rounding to change outputs by less than "
             f"{LARGEST_TOLERANCE / NOISE_FACTOR:g} of their size over {STEPS} steps, got "
-            f"{relative_noise:.3g}; the recurrence amplifies it, and machines would disagree: "
-            "train again with model.input_noise = 0.2, fewer fit.passes or smaller model.units"
+            f"{relative_noise:.7g}; the recurrence amplifies it, and machines would disagree: "
+            "train again with fewer fit.passes, a lower fit.learning_rate, smaller model.units, "
+            "fit.weight_decay = 0.01 with fit.optimizer = 'adamw' or, where events are numbers, "
+            "model.input_noise = 0.2"
         )
     digit = 10.0 ** math.floor(math.log10(wanted))
     return float(f"{math.ceil(wanted / digit) * digit:.0e}")

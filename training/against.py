@@ -26,6 +26,7 @@ from keyfold.training.reread import as_seen, read_for
 from keyfold.training.sources import Chunk
 from keyfold.training.split import Part, split, whole
 
+SHOWN_NAMES = 5  # of outputs in a message
 Judged = tuple[Part, Seq[NDArray[np.float32]]]  # a part and a model's outputs for it
 
 
@@ -69,6 +70,7 @@ def compare(
     """Judge both models on the part that the new one was held out from."""
     folder, chunks = earlier
     saved = run.load(folder)
+    check_comparable(outputs, saved.outputs)
     log = read_for(saved, chunks, keyed=bool(config.kafka.topic))
     log = as_seen(saved, with_labels(log, config))
     parts = split(log.sequences, config.split)
@@ -78,14 +80,40 @@ def compare(
     return _verdict(folder.name, (judged, outputs), ((part, mine), saved.outputs))
 
 
+def check_comparable(new: OutputSpec, old: OutputSpec) -> None:
+    """Refuse an earlier model whose errors do not measure the same. Raises AgainstError."""
+    if new.kind != old.kind:
+        raise AgainstError(f"--against: expected a run of kind {new.kind!r}, got {old.kind!r}")
+    # Each of them changes which labels are judged, and so what their mean is of.
+    for name in ("answers", "read", "delay"):
+        expected, got = getattr(new, name), getattr(old, name)
+        if expected != got:
+            raise AgainstError(
+                f"--against: expected a run with outputs.{name} = {expected!r}, got {got!r}"
+            )
+    # Of forecasts the fields and horizons that both have are compared, in the fields' own units.
+    if new.kind != "forecast" and new.names != old.names:
+        raise AgainstError(
+            f"--against: expected a run with the same outputs.names, {_shown(new, old)}, got "
+            f"{_shown(old, new)}: errors over other names do not compare (--parent keeps a run's)"
+        )
+
+
+def _shown(mine: OutputSpec, other: OutputSpec) -> str:
+    """Return how many names there are, and the first that the other has not at their place."""
+    known = set(other.names)
+    lacking = [name for name in mine.names if name not in known]
+    shown = ", ".join(map(repr, lacking[:SHOWN_NAMES]))
+    more = ", ..." if len(lacking) > SHOWN_NAMES else ""
+    return f"{len(mine.names)} with {shown or 'no other name'}{more}"
+
+
 def _verdict(name: str, new: tuple[Judged, OutputSpec], old: tuple[Judged, OutputSpec]) -> Verdict:
-    kinds = new[1].kind, old[1].kind
-    if kinds[0] != kinds[1]:
-        raise AgainstError(f"--against: expected a run of kind {kinds[0]!r}, got {kinds[1]!r}")
-    if kinds[0] == "forecast":
+    kind = new[1].kind
+    if kind == "forecast":
         return _forecasts(name, new, old)
     measures = {"regression": "rmse", "transcription": "symbol_error_rate"}
-    what = measures.get(kinds[0], "cross_entropy")
+    what = measures.get(kind, "cross_entropy")
     found = [measure(list(y), part, spec) for (part, y), spec in (new, old)]
     if what not in found[0] or what not in found[1]:
         raise AgainstError("--against: expected labelled events in the held-out part, got none")

@@ -73,6 +73,7 @@ def _train(arguments: list[str]) -> int:
         "unfinished one of this config, or begin one if there is none",
     )
     given = parser.parse_args(arguments)
+    _check_out(given.out)
     from keyfold.training.config import read_config
 
     config = read_config(given.config, given.set)
@@ -84,6 +85,13 @@ def _train(arguments: list[str]) -> int:
     earlier = Earlier(given.against, given.parent, resume)
     train(config, given.config.stem, given.out, console, earlier)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Refuse, before a long log is read, a folder that no run can be written to."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise Crash(f"--out {out}: expected a folder, or a name for one, got the file {there}")
 
 
 def _resumed(given: argparse.Namespace, console: Console) -> Path | None:

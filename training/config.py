@@ -129,6 +129,7 @@ class Config:
         self._check_transcription()
         self._check_outputs()
         self._check_pairs()
+        self._check_generate()
         self._check_answers()
         if data.label and self.forecast != Forecast():
             raise SettingsError(f"[forecast]: expected none with data.label = {data.label!r}")
@@ -219,6 +220,21 @@ class Config:
         if not width and self.model.reads_inside:
             raise SettingsError("model.encoders: expected no setting of theirs without text.width")
 
+    def _check_generate(self) -> None:
+        """Refuse answers by symbols where there are none, or without an end."""
+        data, given = self.data, self.generate
+        if given == Generate():
+            return
+        if data.label or data.features or not data.text:
+            raise SettingsError(
+                "[generate]: expected data.text and neither a label nor features with it: an "
+                "event is answered by the symbols that follow"
+            )
+        if not given.most and not data.target_text:
+            raise SettingsError("generate.most: expected how many symbols an answer has at most")
+        if self.outputs.top or self.outputs.likelihood:
+            raise SettingsError("[generate]: expected neither outputs.top nor outputs.likelihood")
+
     def _check_pairs(self) -> None:
         """Refuse what has no meaning for a source and its answer, and answers where none are."""
         data, pairs = self.data, "with data.target_text"
@@ -228,13 +244,6 @@ class Config:
                 f"model.family: expected 'seq2seq' {pairs}, and only there, got "
                 f"{self.model.family!r}"
             )
-        if self.generate != Generate() and (data.label or data.features or not data.text):
-            raise SettingsError(
-                "[generate]: expected data.text and neither a label nor features with it: an "
-                "event is answered by the symbols that follow"
-            )
-        if self.generate != Generate() and (self.outputs.top or self.outputs.likelihood):
-            raise SettingsError("[generate]: expected neither outputs.top nor outputs.likelihood")
         if not data.target_text:
             if self.target != Text():
                 raise SettingsError(f"[target]: expected it {pairs} alone")

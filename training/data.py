@@ -25,9 +25,9 @@ from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec, Field, LongForm
 from keyfold.export.tables import is_csv
 from keyfold.export.text import Text
-from keyfold.export.times import unfolded
 from keyfold.training.config import Config, Data, Forecast
-from keyfold.training.documents import Reader
+from keyfold.training.documents import Read, Reader
+from keyfold.training.histories import Histories, Rows
 from keyfold.training.labels import Aside, Labels
 from keyfold.training.rows import prepared
 from keyfold.training.sequence import Sequence as Sequence
@@ -93,9 +93,15 @@ def read_log(
     """
     chunks = read_chunks(config) if chunks is None else chunks
     keyed = bool(config.kafka.topic)
+    # A child's log may be short: nothing need have ended in it. A topic's ends may come yet.
+    expected = [] if keyed or features is not None else ["end_field"]
+    expected += [] if config.labels.files else ["label"]
     if features is None and config.data.text:
         features = spec_of(config.data, config.read_text)
-    log = build(config.data, chunks, keyed=keyed, forecast=config.forecast, features=features)
+    log = build(
+        config.data, chunks, keyed=keyed, forecast=config.forecast, features=features,
+        expected=expected,
+    )  # fmt: skip
     return replace(log, target=config.said_text)
 
 
@@ -135,11 +141,14 @@ def build(
     keyed: bool,
     forecast: Forecast | None = None,
     features: FeatureSpec | None = None,
+    expected: Seq[str] = (),
 ) -> EventLog:
     """Decode chunks of records. `keyed`: the record key is the key, as on Kafka.
 
     `features` are a trained run's; without them x holds what training can know before it has
-    learned. Raises DataError: more rejects than data.max_reject_share allows, or no event at all.
+    learned. `expected`: which of "label" and "end_field" name a member that some event must have.
+    Raises DataError: such a member is absent, more rejects than data.max_reject_share allows, or
+    no event at all.
     """
     spec = features or spec_of(data)
     events = data.events()
@@ -156,26 +165,29 @@ def build(
     # A CSV's first line names all that there can be; of other events some may just lack a member.
     tables = (features is None or bool(data.text)) and not keyed and all(map(is_csv, rows))
     strict = tables and not data.static and not data.decoder
-    if strict or not columns.names:
+    if strict or not columns.has_events:
         asked = [f.name for f in spec.fields if strict or f.missing == "error"]
-        asked += [data.text] if data.text else []
+        asked += [name for name in (data.text, data.target_text) if name]
         _check_members(rows, data, asked, keyed=keyed)
+    # They may be rare: what says that there is none is the whole log.
+    _check_rare(rows, data, [name for name in expected if not columns.has_any(name)])
     _check(columns, data)
     is_text = data.time_field is not None and data.time_unit not in NUMERIC_UNITS
     zone = data.time_zone if is_text else "UTC"
-    gathered = _Gathered(columns, data.reset_after_ms, zone)
+    # A topic has its own order, in which the worker serves it.
+    histories = Histories(data.reset_after_ms, zone, sort=not keyed)
     return EventLog(
         events=events,
         features=spec,
         meaning=labels.outputs() if data.label and labels.is_usable else None,
-        sequences=tuple(gathered.sequences(labels, sort=not keyed)),
+        sequences=tuple(_sequences(columns, labels, histories)),
         sha256=columns.digest.hexdigest(),
         records=columns.records,
         rejected=columns.rejected,
         rejects=tuple(columns.rejects),
-        disordered=gathered.disordered,
+        disordered=histories.disordered,
         is_sorted=not keyed,
-        doubled=gathered.doubled,
+        doubled=histories.doubled,
         words=tuple(tuple(words) for words in columns.words),
         targets=targets,
         unknown=tuple(sorted(unknown)),
@@ -190,11 +202,18 @@ def _check_members(
     """Refuse a setting that names a member which no event has: ten rejects would say less."""
     asked = [("time_field", data.time_field or ""), ("key_field", "" if keyed else data.key_field)]
     asked += [("long_name", data.long_name), ("long_value", data.long_value)]
-    asked += (
-        []
-        if data.long_name
-        else [("text" if name == data.text else "features", name) for name in fields]
-    )
+    settings = {data.text: "text", data.target_text: "target_text"}
+    asked += [] if data.long_name else [(settings.get(name, "features"), name) for name in fields]
+    _check_absent(rows, asked)
+
+
+def _check_rare(rows: Mapping[str, Seq[bytes | None]], data: Data, settings: Seq[str]) -> None:
+    """Refuse what would be no error otherwise: events without a label, keys that never end."""
+    _check_absent(rows, [(name, getattr(data, name)) for name in settings])
+
+
+def _check_absent(rows: Mapping[str, Seq[bytes | None]], asked: Iterable[tuple[str, str]]) -> None:
+    """Refuse the first of these settings and their members which no row has."""
     values = (value for some in rows.values() for value in some)
     absent, there = absent_names(values, [name for _, name in asked if name])
     for setting, name in asked:
@@ -212,7 +231,7 @@ def _check(columns: _Columns, data: Data) -> None:
             f"the event log: expected at most {data.max_reject_share:.1%} rejects "
             f"(data.max_reject_share), got {columns.rejected} of {columns.records} records:{report}"
         )
-    if not columns.names:
+    if not columns.has_events:
         raise DataError("the event log: expected events, got none")
 
 
@@ -224,14 +243,16 @@ class _Columns:
     words: list[dict[str, int]]  # per category: text -> number, by first appearance
     x: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,F)
     times_ms: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,)
-    owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): history number
+    owners: list[NDArray[np.int64]] = field(default_factory=list)  # per chunk (N,): see Rows
+    ends: list[NDArray[np.bool_]] = field(default_factory=list)  # per chunk (N,): of a history
+    learned: list[NDArray[np.bool_]] = field(default_factory=list)  # (N,) False: an end, no event
     labels: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,)
     observed: list[NDArray[np.float32]] = field(default_factory=list)  # per chunk (N,K), if any
     texts: list[NDArray[np.int32]] = field(default_factory=list)  # per chunk (N,C); -1: missing
     documents: list[str] = field(default_factory=list)  # of events, where an event is a text
     answers: list[str] = field(default_factory=list)  # likewise, where a text answers it
-    names: list[str] = field(default_factory=list)  # history number -> key
-    current: dict[bytes, int] = field(default_factory=dict)  # key -> its newest history
+    names: list[str] = field(default_factory=list)  # owner's number -> key
+    current: dict[bytes, int] = field(default_factory=dict)  # key -> its number; see Rows
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # over what was read
     records: int = 0  # read
     rejected: int = 0  # of these
@@ -242,17 +263,20 @@ class _Columns:
         read = reader.read(chunk.values, chunk.timestamps_ms)
         decoded, aside = read.rows, labels.read(chunk)
         rejects = {**aside.rejects, **read.rejects, **chunk.rejects}
+        # The worker serves an event whose label is refused here, and ends its key's history there.
+        closing = self._closing(read, {**read.unserved, **chunk.rejects})
         owners = np.full(len(chunk.values), -1, np.int64)
+        learned = np.zeros(len(chunk.values), np.bool_)
         for row, (key, value) in enumerate(zip(aside.keys, chunk.values, strict=True)):
             self.digest.update(b"%b\0%b\n" % (key or b"", value or b""))
             if value is None and self.resets and key is not None:
                 self.current.pop(key, None)
             elif row in rejects or key is None:
                 self._note(f"{chunk.source}, {chunk.places[row]}: {rejects.get(row, 'no key')}")
+                if key is not None and closing[row]:
+                    owners[row] = self._owner(key)
             else:
-                owners[row] = self._owner(key)
-                if decoded.ends is not None and decoded.ends[row]:
-                    del self.current[key]
+                owners[row], learned[row] = self._owner(key), True
         self.records += len(chunk.values)
         good = owners >= 0
         self.x.append(decoded.x[good])
@@ -260,14 +284,35 @@ class _Columns:
         self.answers += read.answers(good)
         self.times_ms.append(decoded.times_ms[good])
         self.owners.append(owners[good])
+        self.ends.append(closing[good])
+        self.learned.append(learned[good])
         self.labels.append(aside.labels[good])
         if decoded.observed is not None:
             self.observed.append(decoded.observed[good])
         if self.words:
             self.texts.append(self._numbered(aside)[good])
 
+    def has_any(self, setting: str) -> bool:
+        """Whether any row has a label, or ends its key's history."""
+        if setting == "end_field":
+            return any(ends.any() for ends in self.ends)
+        return not all(np.isnan(labels).all() for labels in self.labels)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether any row is more than an end."""
+        return any(learned.any() for learned in self.learned)
+
+    @staticmethod
+    def _closing(read: Read, unserved: Mapping[int, str]) -> NDArray[np.bool_]:
+        """Say which of a chunk's rows (N,) end their key's history where they are served."""
+        ends = read.rows.ends
+        closing = np.zeros(len(read.rows.x), np.bool_) if ends is None else ends.copy()
+        closing[list(unserved)] = False
+        return closing
+
     def _owner(self, key: bytes) -> int:
-        """Return the number of the history that a key's next event belongs to."""
+        """Return the number of what a key's next event belongs to."""
         number = self.current.get(key)
         if number is None:
             number = self.current[key] = len(self.names)
@@ -288,62 +333,23 @@ class _Columns:
             self.rejects.append(reject)
 
 
-class _Gathered:
-    """Columns put together, key by key."""
-
-    def __init__(self, columns: _Columns, reset_after_ms: int | None, zone: str) -> None:
-        self._columns = columns
-        self._reset_after_ms = reset_after_ms
-        self._zone = zone  # of times that named none
-        self.disordered = 0  # rows that sorting moved behind a later one
-        self.doubled = 0  # rows that step back because the clocks did
-
-    def sequences(self, labels: Labels, *, sort: bool) -> Iterator[Sequence]:
-        """Gather each key's rows in order, cut where it was silent for too long."""
-        columns = self._columns
-        x, times_ms = np.concatenate(columns.x), np.concatenate(columns.times_ms)
-        targets = labels.final(np.concatenate(columns.labels))
-        observed = np.concatenate(columns.observed) if columns.observed else None
-        texts = np.concatenate(columns.texts) if columns.texts else None
-        documents, answers = columns.documents, columns.answers
-        for name, rows in self._pieces(times_ms, sort):
-            yield Sequence(
-                name,
-                x[rows],
-                times_ms[rows],
-                targets[rows],
-                None if observed is None else observed[rows],
-                None if texts is None else texts[rows],
-                documents=tuple(map(documents.__getitem__, rows.tolist())) if documents else (),
-                answers=tuple(map(answers.__getitem__, rows.tolist())) if answers else (),
-            )
-
-    def _pieces(
-        self, times_ms: NDArray[np.int64], sort: bool
-    ) -> list[tuple[str, NDArray[np.int64]]]:
-        """Return key and rows of each sequence, by the first row in the log."""
-        owners = np.concatenate(self._columns.owners)
-        names = self._columns.names
-        order = np.argsort(owners, kind="stable")  # stable: log order within a key
-        ends = np.cumsum(np.bincount(owners, minlength=len(names)))
-        pieces: list[tuple[int, str, NDArray[np.int64]]] = []
-        for name, rows in zip(names, np.split(order, ends[:-1]), strict=True):
-            if (np.diff(times_ms[rows]) < 0).any():
-                order = unfolded(times_ms[rows], self._zone)
-                self.doubled += int((order != times_ms[rows]).sum())
-                self.disordered += int((np.diff(order) < 0).sum())
-                # A topic has its own order, in which the worker serves it.
-                rows = rows[np.argsort(order, kind="stable")] if sort else rows
-            first = -1
-            for part in self._cut(rows, times_ms):
-                # What sorting put first is first: a key's pieces stay in their order.
-                first = max(first, int(part.min()))
-                pieces.append((first, name, part))
-        pieces.sort(key=lambda piece: piece[0])
-        return [(name, part) for _, name, part in pieces]
-
-    def _cut(self, rows: NDArray[np.int64], times_ms: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        if self._reset_after_ms is None:
-            return [rows]
-        silences = np.flatnonzero(np.diff(times_ms[rows]) > self._reset_after_ms)
-        return list(np.split(rows, silences + 1))
+def _sequences(columns: _Columns, labels: Labels, histories: Histories) -> Iterator[Sequence]:
+    """Gather each key's rows in order, cut where the key begins anew."""
+    x, times_ms = np.concatenate(columns.x), np.concatenate(columns.times_ms)
+    targets = labels.final(np.concatenate(columns.labels))
+    observed = np.concatenate(columns.observed) if columns.observed else None
+    texts = np.concatenate(columns.texts) if columns.texts else None
+    documents, answers = columns.documents, columns.answers
+    ends, learned = np.concatenate(columns.ends), np.concatenate(columns.learned)
+    all_rows = Rows(np.concatenate(columns.owners), times_ms, ends, learned)
+    for name, rows in histories.pieces(columns.names, all_rows):
+        yield Sequence(
+            name,
+            x[rows],
+            times_ms[rows],
+            targets[rows],
+            None if observed is None else observed[rows],
+            None if texts is None else texts[rows],
+            documents=tuple(map(documents.__getitem__, rows.tolist())) if documents else (),
+            answers=tuple(map(answers.__getitem__, rows.tolist())) if answers else (),
+        )

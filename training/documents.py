@@ -32,6 +32,11 @@ class Read:
     said: Decoded | None = None  # the bytes of the texts that answer them; None: there are none
 
     @property
+    def unserved(self) -> dict[int, str]:
+        """Why the worker rejects a row, too: the text that answers an event is no part of it."""
+        return self.rows.rejects | ({} if self.texts is None else self.texts.rejects)
+
+    @property
     def rejects(self) -> dict[int, str]:
         """Why a row cannot be an event."""
         of_texts = {} if self.texts is None else self.texts.rejects
@@ -48,7 +53,17 @@ class Read:
         """Return the texts that answer good rows."""
         if self.said is None or self.said.lengths is None:
             return []
-        return texts_of(self.said.x[:, 0], self.said.lengths, good)
+        # Where a refused answer leaves a row its end alone, there is no text to read.
+        there = good & (self.said.lengths > 0)
+        found = iter(texts_of(self.said.x[:, 0], self.said.lengths, there))
+        return [next(found) if told else "" for told in there[good].tolist()]
+
+
+def of_source(reject: Reject) -> str:
+    """Say why a pair's source cannot be read, by the settings that bound its length in training."""
+    return str(reject).replace(
+        "features.text.max_symbols", "model.window less its end, text.max_symbols"
+    )
 
 
 class Judge:
@@ -57,7 +72,8 @@ class Judge:
     Byte pairs that are still to be learned are told later, by texts.py.
     """
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, *, of_pairs: bool) -> None:
+        self._said = of_source if of_pairs else str
         self._most = text.max_symbols
         # A vocabulary says which symbols there are, not how many a text has; merges do say that.
         unlearned = text.tokenizer == "bpe" and not text.merges
@@ -75,7 +91,7 @@ class Judge:
             try:
                 self._reader.read(document)
             except Reject as reject:
-                found[row] = str(reject)
+                found[row] = self._said(reject)
         return found
 
 
@@ -91,7 +107,7 @@ class Reader:
         self._rows: Decoder | None = None
         self._texts: Decoder | None = None
         text, fields = spec.text, replace(spec, text=None) if spec.fields else None
-        self._judge = None if spec.unrolled is None else Judge(spec.unrolled)
+        self._judge = None if spec.unrolled is None else Judge(spec.unrolled, of_pairs=bool(answer))
         if text is not None:
             as_bytes = Text(text.field, max_symbols=MOST_SYMBOLS)
             self._texts = Decoder(events, FeatureSpec((), text=as_bytes))

@@ -18,6 +18,7 @@ from keyfold.export.errors import Reject
 from keyfold.export.outputs import OutputSpec
 from keyfold.export.text import END, Reader, Text
 from keyfold.training.data import SHOWN_REJECTS, EventLog, Sequence
+from keyfold.training.documents import of_source
 from keyfold.training.windows import Piece, Window
 
 NONE = np.float32(-1)  # in a column of symbols: there is none
@@ -45,7 +46,12 @@ def _pairs(
     both = zip(sequence.documents, sequence.answers, strict=True)
     for number, (source, answer) in enumerate(both):
         try:
-            read, said = readers[0].read(source), readers[1].read(answer)
+            read = readers[0].read(source)
+        except Reject as reject:
+            rejects.append(f"key {sequence.key}, event {number}: {of_source(reject)}")
+            continue
+        try:
+            said = readers[1].read(answer)
         except Reject as reject:
             rejects.append(f"key {sequence.key}, event {number}: {reject}")
             continue

@@ -64,8 +64,8 @@ class Data:
     # A key silent for longer, by its own event times, starts anew, in training as when served; the
     # worker also counts the stream's time, so that it may forget silent keys. Unset: never.
     reset_after_s: float | None = None
-    # A member that ends its key's history where it is neither null, false, 0 nor "": the event
-    end_field: str = ""  # still counts, and the key's next one starts anew
+    # A member that ends its key's history where it is neither null, false ("False"), 0 nor "": the
+    end_field: str = ""  # event still counts, and the key's next one starts anew
     # classification: labels in output order; transcription: symbols; default: as found
     classes: tuple[str, ...] = ()
     # transcription: what a label that is a text is made of; of a list the entries are symbols

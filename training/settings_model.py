@@ -138,10 +138,12 @@ class Model:
                 f"{self.look_ahead}"
             )
         wanted = bool(self.attention) or self.family in ("transformer", "bidirectional")
-        if self.family == "seq2seq" and not (self.attention and self.cell in ("lstm", "gru")):
+        attends = self.attention and self.window > 1 and self.cell in ("lstm", "gru")
+        if self.family == "seq2seq" and not attends:
             raise ValueError(
-                "attention: expected 'additive' or 'multiplicative', and cell 'lstm' or 'gru', "
-                f"with family = 'seq2seq', got {self.attention!r} and {self.cell!r}"
+                "attention, window: expected attention = 'additive' or 'multiplicative', a window "
+                "of the most symbols of a source, at least 2, and cell 'lstm' or 'gru' with family "
+                f"= 'seq2seq', got {self.attention!r}, {self.window} and {self.cell!r}"
             )
         why = f"attention = {self.attention!r} and family = {self.family!r}"
         if wanted and self.window < 2:

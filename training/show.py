@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.progress import (
@@ -72,6 +73,13 @@ def parts(chosen: Mapping[str, Part], console: Console) -> None:
             f"{name:>10}: {part.events:,} events of {keys:,} key{'' if keys == 1 else 's'}",
             highlight=False,
         )
+
+
+def sessions(events: Seq[int], console: Console) -> None:
+    """Say how many sessions there are: with a wrong end or time unit far too few or too many."""
+    console.print(
+        f"{'sessions':>10}: {len(events):,} (median {median(events):g} events)", highlight=False
+    )
 
 
 def untaught(found: Untaught, console: Console) -> None:

@@ -21,7 +21,7 @@ from keyfold.export.outputs import Forecast, OutputSpec
 from keyfold.export.text import Text
 from keyfold.training import gradients, run, show
 from keyfold.training import parent as parents
-from keyfold.training.against import compare, run_of
+from keyfold.training.against import check_comparable, compare, run_of
 from keyfold.training.answers import answered, asked
 from keyfold.training.config import Config, SettingsError
 from keyfold.training.ctc import ctc_loss
@@ -95,6 +95,8 @@ def train(
     chunks = None if against is None else list(read_chunks(config))
     earlier = None if against is None else run_of(against, runs)
     study = prepare(config, console, chunks, parent)
+    if earlier is not None:  # before the long part
+        check_comparable(study.outputs, run.load(earlier).outputs)
     scaling, task = _begun(study, config, parent)
     network = task[0]
     folder = earlier_runs.resume or run.new_folder(runs, name, datetime.now())
@@ -208,6 +210,8 @@ def prepare(
         log = learn_symbols(log, train_part, config.data.classes)
         show.untaught(untaught(log.sequences), console)
     log = answered(log, asked(log.outputs, config))
+    if config.outputs.answers == "session":
+        show.sessions([sequence.events for sequence in log.sequences], console)
     parts = split(log.sequences, config.split)
     chosen = dict(zip(PARTS, (parts.train, parts.validation, parts.test), strict=True))
     chosen = {name: part for name, part in chosen.items() if part.events}

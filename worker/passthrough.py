@@ -22,6 +22,7 @@ from keyfold.export.settings import SettingsError
 from keyfold.worker.errors import Reject
 
 MOST_BYTES = 64 * 1024  # of the member "event"; a larger one is null
+MOST_BYTES_OF_SEVERAL = 1024  # where one event causes thousands of predictions that repeat it
 GAP = b',"gap":true}'  # of a prediction whose key may have lost events: the last member
 ABSENT = msgspec.Raw(b"")
 
@@ -39,7 +40,9 @@ def check_fits(paths: Sequence[str], outputs: OutputSpec) -> None:
 class Passthrough:
     """Adds the members at some paths to predictions."""
 
-    def __init__(self, paths: Sequence[str], form: Format) -> None:
+    def __init__(self, paths: Sequence[str], form: Format, *, often: bool = False) -> None:
+        """`often`: an event causes a prediction for each symbol."""
+        self._most = MOST_BYTES_OF_SEVERAL if often else MOST_BYTES
         routes = [(path, *path.split(".")) for path in paths]
         # Of an event: the members of that very name, and those that others may be nested in.
         own = list(dict.fromkeys(name for path, head, *_ in routes for name in (path, head)))
@@ -74,7 +77,7 @@ class Passthrough:
             orjson.loads(text)  # 1e999 is JSON, but few can read it
         except (msgspec.MsgspecError, UnicodeDecodeError, orjson.JSONDecodeError, Reject):
             return b"null"
-        return text if len(text) <= MOST_BYTES else b"null"
+        return text if len(text) <= self._most else b"null"
 
 
 def _texts_of(names: Sequence[str]) -> Callable[[bytes | msgspec.Raw], tuple[msgspec.Raw, ...]]:

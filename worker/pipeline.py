@@ -74,9 +74,10 @@ class Pipeline:
         paths = shown.passthrough
         check_fits(paths, manifest.outputs)
         form = format_for(manifest.events, manifest.features)
-        self._passthrough = Passthrough(paths, form) if paths else None
+        often = manifest.outputs.is_several
+        self._passthrough = Passthrough(paths, form, often=often) if paths else None
         self._codec = StateCodec(manifest, () if rule is None else rule.states)
-        self._placement = Placement(slots, manifest.events)
+        self._placement = Placement(slots, manifest.events, manifest.outputs.most_key_bytes)
         self._spec, self._listing = manifest.outputs, listing_of(manifest.outputs, slots)
         self._outputs = manifest.width
         self._most_events = most_events(model.bundle)
@@ -149,7 +150,7 @@ class Pipeline:
         """Begin to read the states of keys without a slot."""
         loads = []
         for share in shares:
-            missing = share.look_up(self._slots.of(share.number))
+            missing = share.look_up(self._slots.of(share.number), self._spec.most_key_bytes)
             loads += [asyncio.create_task(self._load(share, piece)) for piece in pieces(missing)]
         return loads
 

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from keyfold.export.events import EventSpec, why_no_key
+from keyfold.export.events import MAX_KEY_BYTES, EventSpec, why_no_key
 from keyfold.worker.share import Share
 from keyfold.worker.slots import Slots, as_rows
 
@@ -60,8 +60,10 @@ class Left:
 class Placement:
     """Places events of one bundle in slots."""
 
-    def __init__(self, slots: Slots, events: EventSpec) -> None:
-        self._slots = slots
+    def __init__(
+        self, slots: Slots, events: EventSpec, most_key_bytes: int = MAX_KEY_BYTES
+    ) -> None:
+        self._slots, self._most_key_bytes = slots, most_key_bytes
         self._tombstones_reset = events.tombstone == "reset"
         self._reset_after_ms = events.reset_after_ms
         # Resets by silence in this micro-batch, in order: slot left, cold slot, end of lost range.
@@ -78,7 +80,7 @@ class Placement:
         places.slots[share.rows] = found.slots
         for row in found.unknown:  # to find those that were loaded since
             key = share.keys[row]
-            why = why_no_key(key)
+            why = why_no_key(key, self._most_key_bytes)
             if key is None or why is not None:
                 places.rejects[share.first + row] = why or ""
             else:
@@ -119,7 +121,7 @@ class Placement:
             for row in places.rejects  # a null value is one, unless it is a tombstone
             if share.rows.start <= row < share.rows.stop
             and share.records[row - share.first].value is None
-            and why_no_key(share.keys[row - share.first]) is None
+            and why_no_key(share.keys[row - share.first], self._most_key_bytes) is None
         ]
         for row in rows:
             del places.rejects[row]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keyfold.export.events import why_no_key
+from keyfold.export.events import MAX_KEY_BYTES, why_no_key
 from keyfold.worker.owner import Owner
 from keyfold.worker.protocol import Fence, Phase
 from keyfold.worker.records import Found, Records
@@ -33,12 +33,17 @@ class Share:
             self._keys = self.records.key_column()
         return self._keys
 
-    def look_up(self, index: dict[bytes, int]) -> list[bytes]:
-        """Find the keys' slots in `index`; return the keys that have none, each once."""
+    def look_up(self, index: dict[bytes, int], most_key_bytes: int = MAX_KEY_BYTES) -> list[bytes]:
+        """Find the keys' slots in `index`; return the keys that have none, each once.
+
+        Longer ones than `most_key_bytes` are none.
+        """
         self.found = self.records.find(index)
         keys = self.keys if self.found.unknown else []
         unknown = dict.fromkeys(keys[row] for row in self.found.unknown)
-        return [key for key in unknown if key is not None and why_no_key(key) is None]
+        return [
+            key for key in unknown if key is not None and why_no_key(key, most_key_bytes) is None
+        ]
 
     @property
     def valid(self) -> bool:

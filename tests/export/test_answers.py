@@ -129,7 +129,7 @@ def test_answers_that_the_events_cannot_give_are_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("value", "ends"),
     [(True, True), (1, True), ("x", True), (0.5, True), (None, False), (False, False), (0, False),
-     ("", False)],
+     ("", False), ("true", True), ("False", False), ("FALSE", False), ("falsely", True)],
 )  # fmt: skip
 def test_a_marker_ends_a_history_unless_it_says_no(value: object, ends: bool) -> None:
     decoder = Decoder(EventSpec(end_field="meta.bye"), FeatureSpec.numbers("a"))

@@ -113,7 +113,8 @@ def test_a_folder_that_is_no_run_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path)]) == 1
-    assert "spec.json: expected a training run's file" in capsys.readouterr().err
+    said = f"{tmp_path / 'spec.json'}: expected a training run's file, got: "
+    assert capsys.readouterr().err == f"keyfold-export: {said}No such file or directory\n"
 
 
 def test_inspect_prints_the_contract_within_80_columns(

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyfold.export import predictions
 from keyfold.export.errors import SpecError
 from keyfold.export.events import (
     MAX_TIME_MS,
@@ -207,6 +208,15 @@ def test_prediction_of_a_classification_is_held_byte_for_byte() -> None:
         rb'"output":{"label":"o\"dd %","probabilities":[0.25,0.75]},'
         b'"steps":1,"cold":true,"bundle":"b"}'
     ]
+
+
+def test_long_keys_are_not_remembered() -> None:
+    """Each of 16,384 could be 64 KiB, and would outlive its slot."""
+    predictions._remembered.cache_clear()
+    encoder = PredictionEncoder(OutputSpec("regression", ("value",)), "b", "t")
+    keys = [b"short", b"x" * 257, "é".encode() * 300]
+    encoder.encode(0, Caused([0] * 3, keys, [0] * 3, [1] * 3), np.zeros((3, 1), np.float32))
+    assert predictions._remembered.cache_info().currsize == 1
 
 
 def test_predictions_of_one_cause_about_other_events_are_held_byte_for_byte() -> None:

@@ -33,6 +33,7 @@ class Server:
     sizes: tuple[int, ...] = ()  # list of numbers
     token: str = field(default="", repr=False, metadata={"secret": True})  # never a flag
     ca_file: Path | None = None  # a setting whose own name ends so
+    weights: str | tuple[str, ...] = ()  # a word or a list
 
     def __post_init__(self) -> None:
         if self.port < 0:
@@ -145,6 +146,22 @@ def test_a_secret_given_twice_in_one_place_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, f'[server]\nurl = "u"\ntoken = "{SECRET}"\ntoken_file = "/x"\n')
     with pytest.raises(SettingsError, match=r"server\.token_file: expected server\.token or this"):
         settings.read(Everything, file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ('["walk=5", "a,b=2"]', ("walk=5", "a,b=2")),
+        ("[walk=5, run=2]", ("walk=5", "run=2")),  # a shell has taken the quotes
+        ("balanced", "balanced"),
+        ("[walk]=5", "[walk]=5"),
+    ],
+)
+def test_a_list_as_in_the_file_is_a_list_where_a_flag_could_be_a_text_too(
+    text: str, read: str | tuple[str, ...]
+) -> None:
+    given = settings.read(Everything, None, {}, ["server.url=u", f"server.weights={text}"])
+    assert given.server.weights == read
 
 
 def test_variables_of_others_are_not_read() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from keyfold.export import bundle as contract
 from keyfold.export.bundle import StateSpec
-from keyfold.export.verify import STEPS, Model, ParityError, verify
+from keyfold.export.verify import STEPS, Model, ParityError, tolerance_of, verify
 
 onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
@@ -141,6 +141,16 @@ def test_a_model_that_amplifies_rounding_too_much_is_refused(graph: bytes, model
     chaotic = as_model(model.float32, lambda x: model.float64(x) + 0.01)
     with pytest.raises(ParityError, match="machines would disagree"):
         verify(graph, STATES, chaotic)
+
+
+def test_the_refusal_of_rounding_shows_the_difference_and_advises_what_texts_allow_too() -> None:
+    with pytest.raises(ParityError) as error:
+        tolerance_of(1.00003e-4)
+    assert "less than 0.0001 of their size over 1200 steps, got 0.000100003" in str(error.value)
+    assert (
+        "fit.weight_decay = 0.01 with fit.optimizer = 'adamw' or, where events are numbers, "
+        in (str(error.value))
+    )
 
 
 def test_the_initial_state_of_a_state_spec_is_used(graph: bytes, model: Model) -> None:

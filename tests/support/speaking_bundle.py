@@ -6,6 +6,7 @@ of its own, beginning from what the step graph holds. Imported as `from speaking
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from keyfold.export.decode_graph import DecodeGraph, GoldenAnswers
 from keyfold.export.events import EventSpec, OutputSpec
 from keyfold.export.features import FeatureSpec
 from keyfold.export.generation import Generate
+from keyfold.export.manifest import TOLERANCE
 from keyfold.export.text import FIRST, Text
 
 READ = Text("line", max_symbols=3000)  # bytes
@@ -29,12 +31,18 @@ LENGTHS = np.array([20, 1, 7], np.int32)
 
 
 def make_speaking_bundle(
-    folder: Path, generate: Generate | None = None, *, seed: int = 0, **events: Any
+    folder: Path,
+    generate: Generate | None = None,
+    *,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    **events: Any,
 ) -> Bundle:
     """Write a model of next bytes that generates and load it; `events`: of the event spec."""
     generate = generate or Generate(MOST, temperature=1.0)
     graph = text_graph(READ.size, READ.size, seed)
-    manifest = _manifest(OutputSpec("classification", READ.names, generate=generate), events)
+    outputs = OutputSpec("classification", READ.names, generate=generate)
+    manifest = replace(_manifest(outputs, events), tolerance=tolerance)
     golden = _golden(graph, manifest, READ.size, contract.initial_states(manifest, 3))
     return contract.load(contract.save(folder, manifest, graph, Golden(*golden[:3])))
 

@@ -104,9 +104,12 @@ SESSIONS = {
 }
 
 
-def test_a_session_is_trained_judged_and_answered_at_its_last_event(tmp_path: Path) -> None:
+def test_a_session_is_trained_judged_and_answered_at_its_last_event(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fit = "passes = 25\npatience = 25\nlearning_rate = 0.02"
     saved, bundle = trained(tmp_path, sessions(), fit=fit, **SESSIONS)
+    assert "\n  sessions: 240 (median " in capsys.readouterr().out
     assert bundle.manifest.version == "1.3"
     assert bundle.manifest.outputs.answers == "session"
     assert [s.input for s in bundle.manifest.kept][-2:] == ["back.answer", "back.answer_ms"]
@@ -190,6 +193,7 @@ def test_a_log_in_which_no_session_ends_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = sessions(open_ones=True)
+    rows[0]["bye"] = False  # else training says that no event has it
     _, bundle = trained(tmp_path, rows, **SESSIONS)
     write(tmp_path / "log.jsonl", rows[:3])
     assert len(scored(tmp_path, bundle)) == 0

@@ -133,6 +133,18 @@ def test_an_unknown_setting_ends_with_one_line_and_no_run(
     assert not runs.exists()
 
 
+@pytest.mark.parametrize("inside", ["", "runs"])
+def test_a_file_in_place_of_the_folder_of_runs_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], inside: str
+) -> None:
+    file = tmp_path / "taken"
+    file.touch()
+    # Not even the settings are there.
+    assert main([str(tmp_path / "none.toml"), "--out", str(file / inside)]) == 1
+    said = f"--out {file / inside}: expected a folder, or a name for one, got the file {file}\n"
+    assert capsys.readouterr().err == f"keyfold-train: {said}"
+
+
 def test_a_run_whose_loss_is_not_finite_leaves_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from keyfold.export.tables import TableError
 from keyfold.training import show
-from keyfold.training.config import Data
-from keyfold.training.data import DataError, EventLog, build
+from keyfold.training.config import Config, Data, Labels, Split
+from keyfold.training.data import DataError, EventLog, build, read_log
 from keyfold.training.sources import Chunk, SourceError, parse_time, read_files
 from keyfold.worker.score.live_error import label_of, label_text
 
@@ -58,6 +58,38 @@ def same(one: EventLog, other: EventLog) -> bool:
         and np.array_equal(a.labels, b.labels, equal_nan=True)
         for a, b in zip(one.sequences, other.sequences, strict=True)
     )
+
+
+def written(file: Path) -> str:
+    """Write 120 rows of a key: the first of them do not tell what the others have."""
+    if file.suffix == ".csv":
+        file.write_text("key,t,a,y,end\n" + "k,1,2,,\n" * 119 + "k,1,2,3,1\n")
+        return str(file)
+    rows: list[dict[str, Any]] = [{"key": "k", "t": 1, "a": 2}] * 119
+    return write_jsonl(file, [*rows, {**rows[0], "y": 3, "end": 1}])
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+@pytest.mark.parametrize("setting", ["label", "end_field"])
+def test_a_label_or_an_end_that_no_event_has_is_told_with_the_columns_there_are(
+    tmp_path: Path, name: str, setting: str
+) -> None:
+    file = written(tmp_path / name)
+    data = Data(("a",), label="y", kind="regression", end_field="end", files=(file,))
+    config = Config(data, Split("order", validation_share=0.1))
+    assert read_log(config).count == 120  # one of them late in the log has both
+    wrong: dict[str, Any] = {setting: "activty"}
+    with pytest.raises(DataError) as error:
+        read_log(replace(config, data=replace(data, **wrong)))
+    assert str(error.value).startswith(
+        f"data.{setting}: expected a column of {file}, got 'activty'; there are: key, t, a"
+    )
+
+
+def test_labels_in_a_log_of_their_own_need_no_column_of_the_events(tmp_path: Path) -> None:
+    data = Data(("a",), label="later", kind="regression", files=(written(tmp_path / "log.jsonl"),))
+    split = Split("order", validation_share=0.1)
+    assert read_log(Config(data, split, labels=Labels(files=("labels.csv",)))).count == 120
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])

@@ -13,7 +13,7 @@ import pytest
 from keyfold.export.text import END, FIRST
 from keyfold.training.config import Config, Data, Fit, Generate, Model, SettingsError, Split
 from keyfold.training.config import Text as Settings
-from keyfold.training.data import EventLog, read_log
+from keyfold.training.data import DataError, EventLog, read_log
 from keyfold.training.learned import learn
 from keyfold.training.pairs import NONE, POOL, pair_windows
 from keyfold.training.split import split
@@ -34,6 +34,34 @@ def config(folder: Path, **changes: Any) -> Config:
     data = Data(text="en", target_text="de", files=(str(file),))
     given = {"model": SEQ2SEQ, "text": WORDS, "target": WORDS, **changes}
     return Config(given.pop("data", data), Split("key", validation_keys=("c",)), **given)
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])  # known before it is learned, and after
+def test_a_source_longer_than_the_window_is_told_by_the_setting_that_bounds_it(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    file = tmp_path / "long.jsonl"
+    pairs = [("abc"[n % 3], "q w e r t z" if n == 7 else "q w", "eins") for n in range(9)]
+    rows = [{"key": key, "en": source, "de": answer} for key, source, answer in pairs]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = Data(text="en", target_text="de", files=(str(file),), max_reject_share=0.5)
+    text = Settings(tokenizer=tokenizer, size=300)
+    log = learned(config(tmp_path, data=data, text=text))
+    assert len(log.rejects) == 1
+    assert (
+        "expected at most 5 symbols (model.window less its end, text.max_symbols)"
+        in (log.rejects[0])
+    )
+
+
+def test_an_answer_that_no_event_has_is_told_with_the_columns_there_are(tmp_path: Path) -> None:
+    asked = config(tmp_path)
+    with pytest.raises(DataError) as error:
+        read_log(replace(asked, data=replace(asked.data, target_text="du")))
+    assert str(error.value) == (
+        f"data.target_text: expected a column of {asked.data.files[0]}, got 'du'; there are: key, "
+        "en, de"
+    )
 
 
 def learned(config: Config) -> EventLog:
@@ -145,10 +173,12 @@ def test_settings_that_make_no_pairs_are_refused(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"family": "seq2seq", "window": 4}, "attention: expected 'additive' or 'multiplicative'"),
+        ({"family": "seq2seq", "window": 4}, "attention, window: expected"),
         ({"family": "seq2seq", "window": 4, "attention": "additive", "cell": "simple_rnn"},
-         "cell 'lstm' or 'gru', with family = 'seq2seq', got 'additive' and 'simple_rnn'"),
-        ({"family": "seq2seq", "attention": "additive"}, "window: expected at least 2"),
+         "cell 'lstm' or 'gru' with family = 'seq2seq', got 'additive', 4 and 'simple_rnn'"),
+        ({"family": "seq2seq", "attention": "additive"}, "window of the most symbols of a source"),
+        ({"family": "seq2seq"}, "at least 2, and cell 'lstm' or 'gru' with family = 'seq2seq', "
+         "got '', 0 and 'lstm'"),
         ({"family": "seq2seq", "window": 4, "attention": "additive", "norm": "layer"}, "norm"),
     ],
 )  # fmt: skip

@@ -224,6 +224,8 @@ def test_byte_pairs_without_the_library_say_what_to_install(
          'by = "order"\nvalidation_share = 0.1', r"model: expected input_noise = 0 with"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[model]\nfamily = "frames"\n[split]\n'
          'by = "order"\nvalidation_share = 0.1', r"model: expected another family than 'frames'"),
+        ('[data]\nfiles = ["a.csv"]\ntext = "a"\n[generate]\ntemperature = 0.8\n[split]\n'
+         'by = "order"\nvalidation_share = 0.1', r"generate\.most: expected how many symbols"),
         ('[data]\nfiles = ["a.csv"]\ntext = "a"\nformat = "packed"\n[split]\nby = "order"\n'
          "validation_share = 0.1", r"data\.text: expected none in packed records"),
     ],

@@ -116,6 +116,15 @@ def test_members_of_64_kib_are_repeated() -> None:
     assert Repeated(("site",), JSON).digest(sized(64 * 1024)) == event_digest(event)
 
 
+def test_where_each_symbol_repeats_them_members_of_1_kib_are_repeated() -> None:
+    for size, repeated in ((1024, True), (1025, False)):
+        value = sized(size)
+        (payload,) = Passthrough(("site",), JSON, often=True).added([b'{"id":1}'], [value])
+        assert (orjson.loads(payload)["event"] is not None) is repeated
+        often = Repeated(("site",), JSON, often=True)
+        assert often.digest(value) == event_digest(event_text(payload))
+
+
 def test_a_prediction_nested_too_deep_repeats_no_event() -> None:
     assert event_text(b'{"event":' + b"[" * 1000 + b"]" * 1000 + b"}") == b""
 

@@ -45,6 +45,7 @@ TRUTHS = {"true", "false"}  # words that a boolean field reads
 MOST_CATEGORIES = 50  # values of a category; more is free text
 MOST_MISSING = 0.95  # of a feature
 NUMBER_SHARE = 0.9  # of a number field's cells; the others are words
+FREE = "free text"
 WRITTEN = "numbers written as text"
 THOUSANDS = re.compile(  # "1.234,5", "1,234.5", "1 234,5"
     r"[-+]?\d{1,3}(?:(?:\.\d{3})+(?:,\d+)?|(?:,\d{3})+(?:\.\d+)?"
@@ -108,9 +109,12 @@ def find_roles(table: Table, told: Told) -> Roles:
     _flags(roles)
     if not roles.features or not (roles.numbers or told.label):
         written = [f"; {n}: {why}" for n, why in roles.left_out.items() if why.startswith(WRITTEN)]
+        texts = [n for n, why in roles.left_out.items() if why.startswith(FREE)]
+        texts += roles.categories
+        more = [*written, *(f"; {n!r} is text: see data.text in training/MODELS.md" for n in texts)]
         raise InitError(
             f"{table.files[0]}: expected at least one column of numbers that change, got none "
-            f"among {', '.join(list(columns)[:20])}{written[0] if written else ''}"
+            f"among {', '.join(list(columns)[:20])}{more[0] if more else ''}"
         )
     return roles
 
@@ -167,7 +171,7 @@ def _field(column: Column, groups: NDArray[Any], roles: Roles) -> None:
     elif column.distinct <= MOST_CATEGORIES:
         roles.categories[name] = f"{column.distinct} values"
     else:
-        roles.left_out[name] = f"free text, {column.distinct:,} different values"
+        roles.left_out[name] = f"{FREE}, {column.distinct:,} different values"
         return
     missing = (column.kinds == MISSING) | ((column.codes >= 0) & (name in roles.numbers))
     if missing.any():

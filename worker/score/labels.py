@@ -16,7 +16,9 @@ from typing import Any
 import orjson
 
 from keyfold.export import bundle as contract
+from keyfold.export.bundle import Bundle
 from keyfold.export.event_spec import EventSpec
+from keyfold.export.outputs import OutputSpec
 from keyfold.export.tables import read_rows, row_name
 from keyfold.worker import command
 from keyfold.worker.config import read_config
@@ -26,6 +28,7 @@ from keyfold.worker.score.live_error import Errors, History, LiveError, day_text
 from keyfold.worker.send.event_log import Fields, read_log
 from keyfold.worker.send.file_form import add_form_flags, form_of
 
+NO_PLACE = (-1, -1)  # offset and index of what is no prediction
 COLUMNS = {"rmse": "RMSE", "mae": "MAE", "accuracy": "accuracy"}
 
 
@@ -36,8 +39,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    labels = read_labels(arguments.labels, arguments.field, _fields(arguments))
-    live = LiveError(labels, round(arguments.within_s * 1000), arguments.output)
+    bundle = _bundle(arguments)
+    outputs = None if bundle is None else bundle.manifest.outputs
+    labels = read_labels(arguments.labels, arguments.field, _fields(arguments, bundle))
+    live = LiveError(labels, round(arguments.within_s * 1000), arguments.output, outputs)
     for place, value in _predictions(arguments.predictions):
         try:
             live.add(orjson.loads(value))
@@ -53,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{arguments.within_s:g} s behind them (--within-s), got none that fits "
             f"{live.total().predictions:,} predictions: {'; '.join(joined[1:])}"
         )
-    for line in joined:
+    for line in [*joined, *_compared(outputs)]:
         print(f"keyfold-verify labels: {line}", file=sys.stderr)
     for line in table(live):
         print(line)
@@ -79,6 +84,17 @@ def read_labels(log: str, field: str, fields: Fields) -> dict[bytes, History]:
     for history in histories.values():
         history.sort()
     return histories
+
+
+def _compared(outputs: OutputSpec | None) -> Iterator[str]:
+    """Say what was compared where it is not the one prediction of each event."""
+    if outputs is not None and outputs.read == "every":
+        yield "of each event the last symbol's prediction is compared (outputs.read = 'every')"
+    if outputs is not None and outputs.answers == "session":
+        yield (
+            "a session's label comes before the last event of its key's next session "
+            "(outputs.answers = 'session')"
+        )
 
 
 def table(live: LiveError) -> Iterator[str]:
@@ -116,32 +132,49 @@ def _predictions(given: Path) -> Iterator[tuple[str, bytes]]:
     with KafkaLog(config.connection) as log:
         for partition in range(log.partitions(topic)):
             extent = log.extent(topic, partition)
-            seen = -1
+            seen: dict[str, tuple[int, int]] = {}  # the input's partition -> its newest
             for message in log.read(topic, partition, extent.start, extent.end):
                 value, place = message.value() or b"", f"{topic}:{partition}:{message.offset()}"
-                offset = _about(value)
-                if offset > seen:  # else emitted before, by a worker that then ended
-                    seen = offset
+                if is_first(value, seen):  # else emitted before, by a worker that then ended
                     yield place, value
 
 
-def _about(value: bytes) -> int:
-    """Return the offset of the event that a prediction is about; -1: it is no prediction."""
+def is_first(value: bytes, seen: dict[str, tuple[int, int]]) -> bool:
+    """Say whether a prediction stands behind all of `seen`, which it is added to.
+
+    Their ids rise with the records that cause them. What they are about does not: one record may
+    cause several about one event, or end sessions of keys whose last events are any.
+    """
+    source, place = _id(value)
+    if place <= seen.get(source, NO_PLACE):
+        return False
+    seen[source] = place
+    return True
+
+
+def _id(value: bytes) -> tuple[str, tuple[int, int]]:
+    """Return topic and partition of a prediction's cause; its offset and the index.
+
+    NO_PLACE: it is no prediction.
+    """
     try:
-        return int(orjson.loads(value)["about"].rpartition(":")[2])
+        source, offset, index = orjson.loads(value)["id"].rsplit(":", 2)
+        return source, (int(offset), int(index))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        return -1
+        return "", NO_PLACE
 
 
-def _fields(arguments: argparse.Namespace) -> Fields:
-    """Put together where the labels' key and time are: as told, else as in the events."""
-    events, bundle = EventSpec(), None
+def _bundle(arguments: argparse.Namespace) -> Bundle | None:
+    """Load the bundle that is named, be it by the worker's settings."""
     folder = arguments.bundle
     if folder is None and arguments.predictions.suffix == ".toml":
         folder = read_config(arguments.predictions).worker.bundle
-    if folder is not None:
-        bundle = contract.load(folder)
-        events = bundle.manifest.events
+    return None if folder is None else contract.load(folder)
+
+
+def _fields(arguments: argparse.Namespace, bundle: Bundle | None) -> Fields:
+    """Put together where the labels' key and time are: as told, else as in the events."""
+    events = EventSpec() if bundle is None else bundle.manifest.events
     key, when = arguments.key or events.key_field, arguments.time or events.time_field
     for name, value in (("--key", key), ("--time", when)):
         if value is None:
@@ -157,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="keyfold-verify labels",
         description="Compare predictions with labels that came later, in a log of their own: the "
         "label of an event is the first one of its key at or after it, before the key starts anew "
-        "(a prediction with cold = true).",
+        "(a prediction with cold = true). A prediction of a session starts the key anew at the "
+        "session's last event. With outputs.read = 'every' only an event's last prediction is "
+        "compared.",
         epilog="Exit status: 0 there is a result, 2 there is none.",
     )
     add = parser.add_argument
@@ -169,7 +204,8 @@ def _parser() -> argparse.ArgumentParser:
         "label may be (default: 0, the same time)")  # fmt: skip
     add("--output", default="", metavar="NAME", help="which output, where there are several, "
         "such as forecast.temperature.1")  # fmt: skip
-    add("--bundle", type=Path, metavar="FOLDER", help="take key, time and unit from its manifest")
+    add("--bundle", type=Path, metavar="FOLDER", help="take key, time and unit from its "
+        "manifest (needed with predictions of sessions or of every symbol)")  # fmt: skip
     add("--key", metavar="FIELD", help="where the labels' key is (default: as the events')")
     add("--time", metavar="FIELD", help="where their time is (default: as the events')")
     add("--time-unit", metavar="UNIT", help="ms, s, us, ns, iso, or a pattern for strptime")

@@ -2,8 +2,10 @@
 
 Owns the join and the sums. As in training, the label of an event is the first one of its key at or
 after it, not later than a given time, and before the key starts anew. That is told by `cold` in the
-predictions, in their order: one that was not emitted (emit.what = "when") parts nothing. Knows
-predictions' members, no topics or files. Called by labels.py.
+predictions, in their order: one that was not emitted (emit.what = "when") parts nothing. The one
+of a session tells when the session ended, not when it began: it parts at the session's last event.
+Of a text's symbols the last one's prediction is compared. Knows predictions' members, no topics or
+files. Called by labels.py.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 
 from keyfold.export.columns import category_text
 from keyfold.export.label_join import LabelJoin
+from keyfold.export.outputs import OutputSpec
 from keyfold.worker.errors import Reject
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -97,9 +100,16 @@ class Found(NamedTuple):  # ordered by its time
 class LiveError:
     """Compares predictions with the labels of their keys."""
 
-    def __init__(self, labels: Mapping[bytes, History], within_ms: int, name: str = "") -> None:
+    def __init__(
+        self,
+        labels: Mapping[bytes, History],
+        within_ms: int,
+        name: str = "",
+        outputs: OutputSpec | None = None,
+    ) -> None:
         self._labels, self._within_ms = labels, within_ms
         self._name = name  # of the output; "": the only one
+        self._outputs = outputs  # of the bundle that predicted; None: it is not known
         self.classifies = False  # as the predictions say
         self.days: dict[int, Errors] = {}  # number of the day since 1970 -> its errors
         self._open: dict[bytes, list[Found]] = {}  # by key, each a heap
@@ -117,10 +127,13 @@ class LiveError:
         except KeyError:
             key, time_ms = self._other_key(prediction)
         predicted = self._predicted(prediction)
+        if self._is_early(prediction):
+            return
         day = self.days.setdefault(time_ms // DAY_MS, Errors())
         day.predictions += 1
         self._settle(key, time_ms)
-        if prediction.get("cold") is True:
+        answers = "event" if self._outputs is None else self._outputs.answers
+        if prediction.get("cold") is True or answers == "session":
             self._open.pop(key, None)  # what is found of a key's next life says nothing of this one
         history = self._labels.get(key)
         if history is not None:
@@ -163,6 +176,19 @@ class LiveError:
         """Say what became of the labels."""
         times = ((_shown(key), history.times_ms) for key, history in self._labels.items())
         return LabelJoin.of(times, self._used)
+
+    def _is_early(self, prediction: Mapping[str, Any]) -> bool:
+        """Say whether a later symbol of the same text is predicted for as well.
+
+        Raises Reject: what there is of the bundle does not tell.
+        """
+        is_last = prediction.get("last") is True
+        if self._outputs is None and is_last:
+            raise Reject(
+                'expected --bundle with predictions that hold "last", got none: only the bundle '
+                "says whether they answer sessions or every symbol of a text"
+            )
+        return self._outputs is not None and self._outputs.read == "every" and not is_last
 
     @staticmethod
     def _other_key(prediction: Mapping[str, Any]) -> tuple[bytes, int]:

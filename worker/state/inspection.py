@@ -122,7 +122,11 @@ def _lines(
     yield f"last event time  {as_utc(state.time_ms)}"
     yield f"stream time then {as_utc(state.stream_ms)}"
     if limit_ms is not None and silent_ms > limit_ms:
-        yield f"expired          silent for {silent_ms} ms > {limit_ms}: its next event starts cold"
+        answers = "" if manifest.collects_after_ms is not None else " and answers this session"
+        yield (
+            f"expired          silent for {silent_ms} ms > {limit_ms}: its next event starts cold"
+            f"{answers}"
+        )
     yield f"gap              {'yes: events may be missing' if state.gap else 'no'}"
     yield f"bytes            {len(value)}"
     yield f"checksum         {'good' if state.sound else 'bad'}"

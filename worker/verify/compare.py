@@ -15,7 +15,7 @@ from keyfold.export.bundle import Bundle
 from keyfold.worker.verify.findings import Fault, Findings
 from keyfold.worker.verify.offline_emit import Due
 from keyfold.worker.verify.prediction import Members, Reading, key_member, parse, show_key, split_id
-from keyfold.worker.verify.refold import Expected, Kind, Refold
+from keyfold.worker.verify.refold import Expected, Refold
 from keyfold.worker.verify.seams import Seams
 
 UNSEEN, RIGHT, WRONG = 0, 1, 2
@@ -61,21 +61,25 @@ class Strays:
     """Predictions found in another partition than their event's: misplaced, hence not lost."""
 
     def __init__(self) -> None:
-        self.found: set[tuple[int, int]] = set()  # partition and offset of the event
-        # Offsets only, and no objects: when a whole topic is missing there are many.
-        self._missing: list[tuple[Place, dict[int, str], array[int]]] = []
+        # Partition and offset of the event, index among the predictions that it causes.
+        self.found: set[tuple[int, int, int]] = set()
+        # Offsets and indexes only, no objects: when a whole topic is missing there are many.
+        self._missing: list[tuple[Place, dict[int, str], array[int], array[int]]] = []
 
-    def missing(self, place: Place, refold: Refold, offsets: array[int]) -> None:
-        """Note events without a prediction in their own partition."""
-        if offsets:
+    def missing(self, place: Place, refold: Refold, numbers: array[int]) -> None:
+        """Note predictions, by their numbers in the book, that their own partition has not."""
+        book = refold.book
+        if numbers:
+            offsets = array("q", map(book.cause, numbers))
+            indexes = array("i", map(book.index, numbers))
             keys = {o: _key_at(refold, o) for o in offsets[:KEYS_NAMED]}
-            self._missing.append((place, keys, offsets))
+            self._missing.append((place, keys, offsets, indexes))
 
     def report(self, findings: Findings) -> None:
         """Report what is missing and did not turn up in another partition."""
-        for place, keys, offsets in self._missing:
-            for offset in offsets:
-                if (place.partition, offset) not in self.found:
+        for place, keys, offsets, indexes in self._missing:
+            for offset, index in zip(offsets, indexes, strict=True):
+                if (place.partition, offset, index) not in self.found:
                     key = keys.get(offset, "")
                     where = place.at(offset)
                     findings.add(Fault.LOST, where, f"a prediction{key}", "none")
@@ -115,7 +119,7 @@ class OutputCheck:
         if id_ is None:
             return
         event, index = id_
-        position = self._book.find(event, index)
+        position = self._find(event, index, members)
         if not place.seams.mine(event):
             self._of_another_group(position, event, members, where)
             return
@@ -145,6 +149,13 @@ class OutputCheck:
         if difference is not None:
             got = f"{difference[1]} at {where}"
             findings.add(Fault.WRONG_OUTPUT, place.at(event), difference[0], got)
+
+    def _find(self, event: int, index: int, members: Members) -> int | None:
+        """Return the number of a prediction; the first one found says how its answer goes on."""
+        position = self._book.find(event, index)
+        if position is not None and self._seen[position] == UNSEEN:
+            self._book.follow(position, members.get("output"))
+        return position
 
     def _of_another_group(
         self, position: int | None, event: int, members: Members, where: str
@@ -197,7 +208,7 @@ class OutputCheck:
             if seen == UNSEEN and self._book.holds(position):
                 offset = self._book.cause(position)
                 if place.owes(offset) and self._is_required(position, offset):
-                    missing.append(offset)
+                    missing.append(position)
         self._strays.missing(place, refold, missing)
 
     def _repeats(self, position: int, verdict: int, members: Members, value: bytes | None) -> bool:
@@ -232,7 +243,7 @@ class OutputCheck:
             self._findings.add(Fault.UNEXPECTED, where, form, got)
             return None
         if partition != place.partition:
-            self._strays.found.add((partition, offset))
+            self._strays.found.add((partition, offset, index))
             self._findings.add(
                 Fault.CROSS_KEY,
                 f"{place.input}:{partition}:{offset}",
@@ -309,7 +320,7 @@ class OutputCheck:
         if record is None:
             return "no record"
         kind = refold.kind(record)
-        if position is None or (refold.is_straight and kind is not Kind.EVENT):
+        if position is None or not self._book.holds(position):
             return f"a {kind.name.lower()}" + ("" if refold.is_straight else " with fewer answers")
         if self._due(position) is not Due.NO:
             return ""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keyfold.export.events import OutputSpec
-from keyfold.worker.verify.offline_likelihood import LEAST
+from keyfold.worker.verify.offline_likelihood import LEAST, slack
 from keyfold.worker.verify.offline_threshold import ROUNDING
 
 Difference = tuple[str, str]  # expected, got
@@ -75,5 +75,6 @@ class LikelihoodReading:
         """Return how far apart two scores may be, of which no symbol is less likely than worst."""
         # Nothing is known of the other symbols: each may be as unlikely as the worst.
         likely = math.exp(-worst)
-        ratio = (likely + self._tolerance) / max(likely - self._tolerance, LEAST)
+        off = slack(likely, self._tolerance)
+        ratio = (likely + off) / max(likely - off, LEAST)
         return ROUNDING * (1.0 + worst) + math.log(ratio)

@@ -13,12 +13,13 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from keyfold.export.outputs import OutputSpec
 from keyfold.worker.verify.folded import Expected, KeyState, Kind
 from keyfold.worker.verify.lost import Gap
 from keyfold.worker.verify.offline_emit import Due
+from keyfold.worker.verify.offline_generation import Said
 from keyfold.worker.verify.offline_key import UNJUDGED, Event, Stepped
 
 SAID = 2  # numbers of an answer's symbol: which it is, and its probability
@@ -38,6 +39,14 @@ class Book(Protocol):
 
     def cause(self, number: int) -> int:
         """Return the offset of the record that causes it."""
+        ...
+
+    def index(self, number: int) -> int:
+        """Return which one of its cause's it is."""
+        ...
+
+    def follow(self, number: int, output: Any) -> None:
+        """Take the first output found of a number, where several are right: the rest follows."""
         ...
 
     def holds(self, number: int) -> bool:
@@ -81,14 +90,15 @@ class Described:
 class Answers:
     """The predictions of one partition: columns, one entry for each."""
 
-    def __init__(self, outputs: int, keys: list[bytes]) -> None:
-        self._width, self._keys = outputs, keys
+    def __init__(self, outputs: int, keys: list[bytes], names: Sequence[str] = ()) -> None:
+        self._width, self._keys, self._names = outputs, keys, names
         self._causes, self._indexes, self._lasts = array("q"), array("i"), array("b")
         self._abouts, self._times, self._steps = array("q"), array("q"), array("q")
         self._key_numbers, self._since = array("i"), array("i")
         self._outputs, self._gaps, self._known = array("f"), array("b"), array("b")
         self._dues, self._events = array("b"), array("q")
         self._texts: dict[int, str] = {}
+        self._paths: dict[int, list[Said]] = {}  # by number of an answer's first: all that is left
 
     def __len__(self) -> int:
         return len(self._causes)
@@ -132,9 +142,51 @@ class Answers:
         """Return the offset of the record that causes it."""
         return self._causes[number]
 
+    def index(self, number: int) -> int:
+        """Return which one of its cause's it is."""
+        return self._indexes[number]
+
+    def may_say(self, paths: list[Said], count: int) -> None:
+        """Take that the latest `count` predictions are the first of these answers, or another."""
+        first = len(self) - count
+        if len(paths) > 1:
+            self._paths[first] = paths
+        self._write(first, paths[0])
+
+    def follow(self, number: int, output: Any) -> None:
+        """Leave only the answers that say the symbol of this output there, if any does."""
+        index = self._indexes[number]
+        first = number - index
+        if first not in self._paths or not isinstance(output, dict):
+            return
+        left = [
+            said
+            for said in self._paths[first]
+            if index < len(said.symbols)
+            and self._names[said.symbols[index]] == output.get("symbol")
+        ]
+        if left:
+            self._paths[first] = left
+            self._write(first, left[0])
+
+    def _write(self, first: int, said: Said) -> None:
+        last = len(said.symbols) - 1
+        number, cause = first, self._causes[first]
+        while number < len(self) and self._causes[number] == cause:
+            index = number - first
+            self._dues[number] = Due.MUST if index <= last else Due.NO
+            self._lasts[number] = index == last
+            self._texts.pop(number, None)
+            if index <= last:
+                both = said.symbols[index], said.probabilities[index]
+                self._outputs[number * SAID : (number + 1) * SAID] = array("f", both)
+            if index == last:
+                self._texts[number] = said.text
+            number += 1
+
     def holds(self, number: int) -> bool:
-        """Say that there is a prediction of every number."""
-        return True
+        """Say whether there is one of this number: of answers that differ one may be longer."""
+        return self._dues[number] != Due.NO
 
     def due(self, number: int, *, alert: bool = False) -> Due:
         """Say whether it has to be there; there are no alerts."""
@@ -172,10 +224,11 @@ class Answering:
         """Begin; `keys` by number, may grow."""
         width = len(outputs.names) if outputs.generate is None else SAID
         self._outputs, self._blank = outputs, [0.0] * width
-        self.answers = None if outputs.is_straight else Answers(width, keys)
+        self.answers = None if outputs.is_straight else Answers(width, keys, outputs.names)
         self._endings: list[_Ending] = []  # of the present record
         self._described: list[Described] = []  # what it lets be answered
         self._surely: int | None = None  # see Answers.add
+        self._paths: list[Said] = []  # what it may be answered, where that is more than one
         self._unanswered = 0  # events behind a look-ahead that never came
 
     @property
@@ -217,17 +270,16 @@ class Answering:
     def _said(self, event: Event, state: KeyState, stepped: Stepped, most: int) -> None:
         """Take the symbols that answer an event."""
         place, rest = (event.offset, state.time_ms, state.steps), (state.known, state.since)
-        if stepped.said is None:
-            # From an unknown state one symbol is sure, and as many as are allowed may be.
+        if not stepped.said:
+            # From an unknown state, or of too many answers that may be right, one symbol is sure,
+            # and as many as are allowed may be.
             self._surely = 1
-            self._described = [Described(*place, self._blank, state.gap, *rest)] * most
+            blank = Described(*place, self._blank, state.gap, known=False, since=state.since)
+            self._described = [blank] * most
             return
-        said = stepped.said
-        last = len(said.symbols) - 1
-        self._described = [
-            Described(*place, one, state.gap, *rest, said.text if n == last else None)
-            for n, one in enumerate(zip(said.symbols, said.probabilities, strict=True))
-        ]
+        longest = max(len(said.symbols) for said in stepped.said)
+        self._described = [Described(*place, self._blank, state.gap, *rest)] * longest
+        self._paths = stepped.said
 
     def tell(self, offset: int, key: int, event: int) -> None:
         """Note the predictions of the record at `offset`; `event`: digest of what they repeat."""
@@ -238,6 +290,9 @@ class Answering:
         if self.answers is not None:
             several = self._outputs.delay == 0
             self.answers.add(offset, key, described, last=several, event=event, surely=surely)
+            if self._paths:
+                self.answers.may_say(self._paths, len(described))
+        self._paths = []
 
     def pending(self, states: Iterable[KeyState]) -> int:
         """Return how many events have no answer, with what is left of all keys."""
@@ -313,6 +368,13 @@ class EventByEvent:
     def cause(self, number: int) -> int:
         """Return its offset."""
         return self._refold.offset(number)
+
+    def index(self, number: int) -> int:
+        """Return that it is its cause's first."""
+        return 0
+
+    def follow(self, number: int, output: Any) -> None:
+        """Do nothing: of each there is one."""
 
     def holds(self, number: int) -> bool:
         """Say whether it is an event."""

@@ -53,7 +53,7 @@ class Stepped:
     # (R,*dims) in storage order; row 0 is the key's. Behind them stands what is not stored.
     tensors: list[Tensor]
     each: list[NDArray[np.float32]] | None = None  # of a text: the outputs (O,) of its symbols
-    said: Said | None = None  # what answers it, of a bundle that generates
+    said: list[Said] | None = None  # what may answer it, of a bundle that generates
 
 
 class OfflineKey:
@@ -68,9 +68,11 @@ class OfflineKey:
         self._front = OfflineFront(manifest.features)
         self._front_names = list(self._front.cold())
         outputs = manifest.outputs
-        self._generation = OfflineGeneration(step) if outputs.generate is not None else None
-        self.targets = outputs.targets
         tolerance = manifest.tolerance * step.bundle.golden.scale()
+        self._generation = (
+            OfflineGeneration(step, tolerance) if outputs.generate is not None else None
+        )
+        self.targets = outputs.targets
         self._back = (
             OfflineBack(outputs.forecast, outputs.anomaly, tolerance)
             if outputs.forecast is not None and outputs.anomaly is not None
@@ -169,7 +171,7 @@ class OfflineKey:
         """Add what answers an event that was read."""
         if stepped is None or self._generation is None:
             return None
-        said = self._generation.answer(stepped.y, stepped.tensors, event.name)
+        said = self._generation.answers(stepped.y, stepped.tensors, event.name)
         return replace(stepped, said=said, tensors=[] if self._anew else stepped.tensors)
 
 

@@ -24,7 +24,7 @@ from zlib import crc32
 import numpy as np
 
 from keyfold.export.bundle import Bundle
-from keyfold.export.events import Decoder, why_no_key
+from keyfold.export.events import MAX_KEY_BYTES, Decoder, why_no_key
 from keyfold.export.formats import format_for
 from keyfold.worker.verify.folded import (
     NOT_EXACT,
@@ -54,6 +54,7 @@ __all__ = [
 NOT_FINITE = "the step's result is not finite"
 NO_KEY = -1
 FOR_EVER = 1 << 62  # no offset is so large
+OFTEN_SHOWN = 1_024  # bytes of a key that each of an event's symbols shows
 
 
 class Refold:
@@ -76,7 +77,9 @@ class Refold:
         self._key: OfflineKey = self._folders.of(0, 0).key
         self._decoder = Decoder(manifest.events, manifest.features, self._key.targets)
         form = format_for(manifest.events, manifest.features)
-        self._repeated = Repeated(passthrough, form) if passthrough else None
+        often = manifest.outputs.read == "every" or manifest.outputs.generate is not None
+        self._most_key_bytes = OFTEN_SHOWN if often else MAX_KEY_BYTES
+        self._repeated = Repeated(passthrough, form, often=often) if passthrough else None
         # Of what is emitted; None: every prediction, and no alert.
         self.rule = self._folders.of(0, 0).rule
         self._due = array("b")  # per record: output and alert, where a rule says it
@@ -157,7 +160,7 @@ class Refold:
             self.skipped += 1
             return
         self.fingerprint = f"{offset}:{timestamp_ms}:{record_digest(key, value)}"
-        no_key = why_no_key(key)
+        no_key = why_no_key(key, self._most_key_bytes)
         if key is None or no_key is not None:
             self._reject(offset, no_key or "", key, value)
         elif value is None and self._resets:

@@ -19,6 +19,7 @@ from keyfold.export.formats import Format
 from keyfold.worker.errors import Reject
 
 REPEATED_AT_MOST = 65_536  # bytes of the members as JSON; a prediction repeats null for more
+REPEATED_OFTEN = 1_024  # the same where each of an event's symbols has a prediction
 NOTHING = 1 + crc32(b"null")  # digest of null
 SPACES = re.compile(rb'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')  # beside texts, which keep theirs
 OBJECT: Any = msgspec.json.Decoder(dict[str, msgspec.Raw])  # every member's JSON as it is
@@ -27,8 +28,9 @@ OBJECT: Any = msgspec.json.Decoder(dict[str, msgspec.Raw])  # every member's JSO
 class Repeated:
     """Reads the members at `paths` out of records."""
 
-    def __init__(self, paths: Sequence[str], form: Format) -> None:
-        self._paths = paths
+    def __init__(self, paths: Sequence[str], form: Format, *, often: bool = False) -> None:
+        """`often`: an event causes a prediction for each symbol."""
+        self._paths, self._most = paths, REPEATED_OFTEN if often else REPEATED_AT_MOST
         self._json = form.to_json
 
     def digest(self, value: bytes | None) -> int:
@@ -40,7 +42,7 @@ class Repeated:
             orjson.loads(written)  # whether anybody can read it: 1e999 is JSON, too
         except (msgspec.MsgspecError, UnicodeDecodeError, orjson.JSONDecodeError, Reject):
             return NOTHING
-        return NOTHING if len(written) > REPEATED_AT_MOST else event_digest(written)
+        return NOTHING if len(written) > self._most else event_digest(written)
 
 
 def event_digest(written: bytes) -> int:

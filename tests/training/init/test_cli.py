@@ -376,6 +376,15 @@ def test_what_cannot_be_told_is_asked_for_in_one_line(
     assert "expected at least one column of numbers that change" in error
 
 
+def test_a_log_of_texts_alone_is_pointed_to_what_reads_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [["key", "body"], *([f"k{n % 5}", f"some words of number {n}"] for n in range(90))]
+    assert "; 'body' is text: see data.text in training/MODELS.md" in refusal(
+        capsys, write(tmp_path / "texts.csv", texts)
+    )
+
+
 def test_words_among_the_numbers_of_json_are_rejects_as_when_served(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     rows = [{"id": "m1", "ts": START.timestamp() + i, "a": wave(i)} for i in range(400)]

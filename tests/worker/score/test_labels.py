@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from live_worker import Serving, make_events
+from text_bundle import make_text_bundle
 from tiny_bundle import make_tiny_bundle
 
+from keyfold.export.bundle import Bundle
+from keyfold.export.outputs import OutputSpec
+from keyfold.worker.errors import Reject
+from keyfold.worker.score.labels import is_first
 from keyfold.worker.score.live_error import History, LiveError
 from keyfold.worker.score.out import writing
 from keyfold.worker.verify.cli import main
@@ -19,6 +25,16 @@ from keyfold.worker.verify.cli import main
 DAY = 86_400_000
 BEGIN = 19_700 * DAY  # 2023-12-09
 COUNT = 300
+
+
+@pytest.fixture(scope="module", params=[0, 2])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return what `serving` serves: events that are answered at once, or two events of a key late.
+
+    Late answers are about other events than those that caused them, in no rising order.
+    """
+    outputs = OutputSpec("regression", ("value",), delay=request.param)
+    return make_tiny_bundle(tmp_path_factory.mktemp("served"), outputs=outputs)
 
 
 @pytest.fixture
@@ -184,6 +200,118 @@ def test_events_out_of_order_have_their_labels_too() -> None:
     assert labelled(late, [("k", 7), ("k", 10)]) == [5, 6, 7, 8, 9]
 
 
+VALUE = OutputSpec("regression", ("value",))
+
+
+def errors_of(
+    outputs: OutputSpec | None, made: list[dict[str, Any]], labels: list[tuple[int, float]]
+) -> tuple[int, int, float]:
+    """Return the count of predictions of one key, of those with a label, and their error."""
+    history = History()
+    for time, value in labels:
+        history.add(time, value)
+    live = LiveError({b"k": history}, 10_000, outputs=outputs)
+    for one in made:
+        live.add({"key": "k", "cold": False, **one})
+    live.finish()
+    total = live.total()
+    return total.predictions, total.labelled, total.absolute
+
+
+def session(time: int, value: float, **more: Any) -> dict[str, Any]:
+    return {"time": time, "output": {"value": value}, "last": True, "steps": 3, **more}
+
+
+def test_a_label_of_a_session_says_nothing_of_the_one_before_it() -> None:
+    outputs = replace(VALUE, answers="session")
+    two = [session(2_000, 3.0), session(9_000, 7.0)]
+    assert errors_of(outputs, two, [(9_000, 7.0)]) == (2, 1, 0.0)
+    # One that came before the next session's end is of the session that had ended.
+    assert errors_of(outputs, two, [(4_000, 3.0), (9_500, 7.0)]) == (2, 2, 0.0)
+    # A silence and an end that one record shows are two sessions, of which one says "last".
+    both = [session(2_000, 3.0, last=None), session(9_000, 7.0)]
+    assert errors_of(outputs, both, [(2_000, 3.0), (9_000, 7.0)]) == (2, 2, 0.0)
+
+
+def test_of_a_text_the_last_prediction_is_compared() -> None:
+    outputs = OutputSpec("classification", ("0", "1"), read="every")
+    made = [
+        {"time": 5, "output": {"label": label}, **({"last": True} if last else {})}
+        for label, last in (("1", False), ("1", False), ("0", True))
+    ]
+    history = History()
+    history.add(5, "0")
+    live = LiveError({b"k": history}, 0, outputs=outputs)
+    for one in made:
+        live.add({"key": "k", "cold": True, **one})
+    live.finish()
+    assert (live.total().predictions, live.total().right) == (1, 1)
+
+
+def test_predictions_that_only_the_bundle_explains_need_it() -> None:
+    with pytest.raises(Reject) as refused:
+        errors_of(None, [session(2_000, 3.0)], [(2_000, 3.0)])
+    assert str(refused.value) == (
+        'expected --bundle with predictions that hold "last", got none: only the bundle says '
+        "whether they answer sessions or every symbol of a text"
+    )
+
+
+def test_a_prediction_that_was_emitted_twice_is_told_by_its_id() -> None:
+    def firsts(ids: list[str]) -> list[int]:
+        seen: dict[str, tuple[int, int]] = {}
+        values = [json.dumps({"id": one, "about": "in:0:7"}).encode() for one in ids]
+        return [place for place, value in enumerate(values) if is_first(value, seen)]
+
+    # All are about one event: what a prediction is about neither rises nor differs.
+    assert firsts(["in:0:8:0", "in:0:8:1", "in:0:9:0"]) == [0, 1, 2]
+    twice = ["in:0:8:0", "in:0:8:1", "in:0:9:0", "in:0:8:1", "in:0:9:0", "in:0:10:0"]
+    assert firsts(twice) == [0, 1, 2, 5]
+    assert firsts(["old:0:8:0", "in:0:3:0"]) == [0, 1]
+    assert not any(is_first(value, {}) for value in (b"", b"[]", b"{}", b'{"id":"a:b"}', b"{"))
+
+
+@pytest.mark.parametrize("kind", ["session", "late", "every"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_answers_of_every_kind_are_compared_with_the_labels_of_their_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    rows = [
+        {"key": f"k{n % 3}", "time": BEGIN + 1000 * n, "a": n / 9, "b": 1.0, "line": "ab",
+         "bye": n % 12 > 8} for n in range(60)
+    ]  # fmt: skip
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind == "every":
+        outputs = OutputSpec("classification", ("calm", "odd", "wild"), read="every")
+        bundle = make_text_bundle(tmp_path / "bundles", outputs=outputs)
+    else:
+        late = replace(VALUE, answers="session") if kind == "session" else replace(VALUE, delay=2)
+        bundle = make_tiny_bundle(tmp_path / "bundles", outputs=late, end_field="bye")
+    for file in ("all.jsonl", name):
+        assert main(["score", str(log), str(bundle.path), "--out", str(tmp_path / file)]) == 0
+    made = predictions(tmp_path / "all.jsonl")
+    if kind == "every":
+        made = [one for one in made if one.get("last")]
+    truth = [
+        (p["key"], p["time"], p["output"].get("value", p["output"].get("label"))) for p in made
+    ]
+    capsys.readouterr()
+    given = ["labels", str(tmp_path / name), str(labels_for(tmp_path, truth)), *FIELDS]
+    assert main([*given, "--bundle", str(bundle.path), "--within-s", "30"]) == 0
+    shown = capsys.readouterr()
+    count, result = {"session": (15, 0), "late": (30, 0), "every": (60, 1)}[kind]
+    _, *counts, got = shown.out.splitlines()[-1].split()[:4]
+    assert counts == [str(count)] * 2
+    assert float(got) == pytest.approx(result, abs=1e-6)
+    said = {
+        "session": "a session's label comes before the last event of its key's next session",
+        "every": "of each event the last symbol's prediction is compared",
+    }
+    assert {name for name, text in said.items() if text in shown.err} == {kind} - {"late"}
+
+
 def test_key_and_time_are_where_the_bundle_has_them(tmp_path: Path, log: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundles")
     out = scored(tmp_path, log)
@@ -259,4 +387,5 @@ def test_the_output_topic_of_a_worker_is_compared(
         """
     )
     assert main(["labels", str(settings), str(labels), *FIELDS]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "200", "200", "0", "0"]
+    count = str(200 - 10 * serving.bundle.manifest.outputs.delay)  # of each key's last ones none
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["all", count, count, "0", "0"]

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from naive_worker import serve
+from text_bundle import CLASSES, TEXT, make_text_bundle, text_event
 from tiny_bundle import make_tiny_bundle
 from verify_case import BASE, EVENTS, KEYS, PARTITION, Case, a_log, changed, make_case, only
 
+from keyfold.export.events import OutputSpec
 from keyfold.worker.verify.compare import OutputCheck, Place, Strays
 from keyfold.worker.verify.findings import Fault, Findings
-from keyfold.worker.verify.refold import Refold
+from keyfold.worker.verify.refold import OfflineStep, Refold
 
 
 @pytest.fixture
@@ -165,6 +167,19 @@ def test_a_prediction_in_another_partition_is_misplaced_and_not_lost(case: Case)
     strays.report(findings)
     where, expected, got = only(findings, Fault.CROSS_KEY)
     assert (where, expected, got) == ("in:2:23", "a prediction in partition 2", "at out:0:0")
+
+
+def test_a_misplaced_prediction_excuses_no_other_one_of_its_cause(tmp_path: Path) -> None:
+    outputs = OutputSpec(CLASSES.kind, CLASSES.names, read="every")
+    bundle = make_text_bundle(tmp_path, TEXT, outputs=outputs)
+    refold, findings, strays = Refold(OfflineStep(bundle)), Findings(), Strays()
+    refold.fold(0, 5, b"k", text_event("abc", 5))
+    OutputCheck(bundle, Place("in", "out", 0, 0, 1), refold, findings, strays).finish()
+    empty, other = Refold(OfflineStep(bundle)), Place("in", "out", 1, 0, 0)
+    stray = OutputCheck(bundle, other, empty, findings, strays)
+    stray.prediction(0, b"k", b'{"id": "in:0:0:1"}')
+    strays.report(findings)
+    assert dict(findings.counts) == {Fault.CROSS_KEY: 1, Fault.LOST: len(refold.book) - 1}
 
 
 @pytest.mark.parametrize(

@@ -82,16 +82,35 @@ def test_a_repeated_prediction_says_the_same() -> None:
     assert not READING.repeats(first, output(("c", 0.4005), ("b", 0.3)))
 
 
-def test_a_rare_symbol_s_bounds_are_wide_and_a_common_one_s_narrow() -> None:
+def test_a_symbol_s_bounds_are_those_of_its_probability_as_far_as_that_may_be_off() -> None:
     likelihood = OfflineLikelihood(3, 1e-5)
     low, high, least, most = likelihood.bounds([math.nan, 0.5, 0.25])
     assert low < 1.5 * math.log(2) < high
     assert high - low < 1e-4
     assert least < 2 * math.log(2) < most
+    low, high, _, _ = likelihood.bounds([0.01])
+    assert (low, high) == pytest.approx((-math.log(0.01001), -math.log(0.00999)))
     low, high, _, _ = likelihood.bounds([1e-6])
-    assert low == pytest.approx(-math.log(1.1e-5))
-    assert high == -math.log(LEAST)
+    assert (low, high) == pytest.approx((-math.log(1.1e-6), -math.log(9e-7)))
+    assert likelihood.bounds([1e-9])[1] == -math.log(LEAST)
     assert all(map(math.isnan, likelihood.bounds([math.nan])))
+
+
+@pytest.mark.parametrize("harm", [0.99, 1.01])
+def test_another_score_of_a_rare_symbol_is_found(harm: float) -> None:
+    probability = 5e-6  # below the tolerance of an output
+    bounds = OfflineLikelihood(3, 1e-5).bounds([0.5, probability])
+    right = {"score": (math.log(2) - math.log(5e-6)) / 2, "worst": -math.log(5e-6), "flag": True}
+    assert SCORES.difference(bounds, right) is None
+    for name in ("score", "worst"):
+        wrong = {**right, name: right[name] * harm}
+        assert SCORES.difference(bounds, wrong) is not None
+        assert not SCORES.repeats(right, wrong)
+    for off in (-1e-3, 1e-3):  # relative: what rounding makes of it on another kind of CPU
+        other = -math.log(probability * (1 + off))
+        again = {**right, "worst": other, "score": (math.log(2) + other) / 2}
+        assert SCORES.difference(bounds, again) is None
+        assert SCORES.repeats(right, again)
 
 
 SCORES = LikelihoodReading(
