@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from keyfold.export.calls import in_calls
 from keyfold.export.decode_graph import DECODE, GoldenAnswers, golden_difference
 from keyfold.export.errors import BundleError
-from keyfold.export.manifest import GOLDEN, STEP, hash_of
+from keyfold.export.manifest import GOLDEN as GOLDEN
 from keyfold.export.manifest import ID_LENGTH as ID_LENGTH
 from keyfold.export.manifest import MAX_STATE_BYTES as MAX_STATE_BYTES
+from keyfold.export.manifest import STEP as STEP
 from keyfold.export.manifest import TOLERANCE as TOLERANCE
 from keyfold.export.manifest import VERSION as VERSION
 from keyfold.export.manifest import Manifest as Manifest
+from keyfold.export.manifest import hash_of
 from keyfold.export.states import DTYPES, cold
 from keyfold.export.states import StateSpec as StateSpec
 from keyfold.export.states import Tensors as Tensors

@@ -160,6 +160,7 @@ def test_spoken_digits_are_judged_at_the_last_event_and_strings_by_edits() -> No
     assert fsdd.judge(events, answers) == {"accuracy": 0.5}
     strings: dict[str, list[dict[str, Any]]]
     strings = {"a": [{}, {"words": "one two two"}], "b": [{"words": "nine"}]}
+    told: dict[str, list[dict[str, Any]]]
     told = {"a": [{"symbol": "one"}, {"symbol": None}], "b": [{"symbol": "nine"}]}
     assert fsdd.judge_strings(strings, told) == {"symbol error rate": 0.5, "strings right": 0.5}
 
