@@ -108,7 +108,8 @@ class Results:
         if not self.peers:
             return []
         ours = dict(list(self.cases.items())[: len(PEER_WIDTHS) - 5])  # so many columns
-        lines = [row(("events/s", "median", "min", "max", "cpu", *ours), PEER_WIDTHS)]
+        widths = PEER_WIDTHS[: 5 + len(ours)]
+        lines = [row(("events/s", "median", "min", "max", "cpu", *ours), widths)]
         entries = {f"keyfold, {name}": runs for name, runs in ours.items()}
         entries |= {name: runs for name, runs in self.peers.items() if runs.rates}
         for name, runs in sorted(entries.items(), key=lambda entry: -_median(entry[1].rates)):
@@ -118,7 +119,7 @@ class Results:
                 f"{_median(runs.cpu_us):.1f}",
                 *(compared(mine.rates, runs.rates) if is_peer else "" for mine in ours.values()),
             )  # fmt: skip
-            lines.append(row(cells, PEER_WIDTHS))
+            lines.append(row(cells, widths))
         failed = [name for name, runs in self.peers.items() if not runs.rates]
         return [
             *lines,

@@ -210,6 +210,15 @@ def test_the_tables_fit_a_terminal_and_hide_nothing() -> None:
         assert expected in text
 
 
+def test_peers_stand_beside_a_single_case_too() -> None:
+    """As QUICK=1 has it."""
+    results = _found()
+    results.cases = {DEFAULT.name: results.cases[DEFAULT.name]}
+    text = "\n".join(results.tables())
+    assert "LOSS 0.50x" in text
+    assert "keyfold, default" in text
+
+
 def test_the_file_holds_medians_and_every_run(tmp_path: Path) -> None:
     file = tmp_path / "out" / "results.json"
     _found().write(file)
