@@ -137,29 +137,30 @@ class Fold:
         """Finish a call whose results are finite: fill in its rows and the slots `these` (B,)."""
         slots, events, real, y = self._slots, called.events, called.real, called.y
         before, lengths, states = called.before, called.lengths, called.states
+        at = events[real]
         scores = None
         if self._back is not None:
             scores, back = self._scored(y, rows.observed, events, lengths, before)
             states = {**states, **back}
             if rows.scores is not None:
-                rows.scores[events[real]] = scores[real]
+                rows.scores[at] = scores[real]
         if self._rule is not None:
             verdicts, memory = self._rule.run(y, scores, lengths, before)
             states = {**states, **memory}
             if rows.verdicts is not None:
-                rows.verdicts[events[real]] = verdicts[real]
+                rows.verdicts[at] = verdicts[real]
         if self._keeper is not None:
             happened = Happened(y, rows.offsets[events], rows.times_ms[events], lengths)
             kept = self._keeper.run(happened, before)
             states = {**states, **kept.states}
             if rows.abouts is not None and kept.abouts is not None:
-                rows.abouts[events[real]] = kept.abouts[real]
+                rows.abouts[at] = kept.abouts[real]
             if rows.about_ms is not None and kept.about_ms is not None:
-                rows.about_ms[events[real]] = kept.about_ms[real]
+                rows.about_ms[at] = kept.about_ms[real]
         slots.scatter(these, states)
         done = slots.steps[these].astype(np.int64)
-        rows.y[events[real]] = y[real]
-        rows.steps[events[real]] = (done[:, None] + 1 + np.arange(events.shape[1]))[real]
+        rows.y[at] = y[real]
+        rows.steps[at] = (done[:, None] + 1 + np.arange(events.shape[1]))[real]
         slots.steps[these] = done + lengths
         last = events[np.arange(len(events)), lengths - 1]
         slots.offsets[these] = rows.offsets[last]

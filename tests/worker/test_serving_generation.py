@@ -58,14 +58,7 @@ def test_answers_survive_kills_exactly(serving: Serving, outputs: str) -> None:
     resets = -(-(EVENTS - 13) // EVERY)
     serving.send(sent)
     settings = {"worker__outputs": outputs}
-    for _ in range(2):
-        worker = serving.worker(worker__max_events=20, **settings)
-        before = sum(serving.watermarks().values())
-        serving.wait_until(
-            lambda before=before: sum(serving.watermarks().values()) > before + 60,  # type: ignore[misc]
-            "some saves", [worker],
-        )  # fmt: skip
-        worker.kill()
+    serving.kill_after(60, 2, worker__max_events=20, **settings)
     with serving.running(**settings) as worker:
         serving.wait_saved([worker])
     exactly_once = outputs == "exactly-once"
